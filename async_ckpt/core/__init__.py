@@ -1,0 +1,1 @@
+"""Decides, never acts: no I/O, no clock, no randomness, no asyncio, no threads."""

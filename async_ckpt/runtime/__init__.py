@@ -1,0 +1,1 @@
+"""Acts, never decides: carries out what the machine commands."""

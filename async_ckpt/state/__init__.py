@@ -1,0 +1,1 @@
+"""The live state in memory: trees, arrays, layouts, staging."""

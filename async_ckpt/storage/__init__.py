@@ -1,0 +1,1 @@
+"""Bytes at rest: one door to the disk, and two pure file formats."""

@@ -1,0 +1,1 @@
+"""Threads and clocks: the only room that owns a pool or reads the time."""

@@ -1,0 +1,118 @@
+"""Owned threads, and waiting for them in a way that cancellation cannot cut short.
+
+A thread cannot be cancelled. ``Future.cancel`` only makes the waiter leave while the thread goes
+on writing, so everything here waits for the thread first and reports the cancellation after.
+Outcomes travel as values: a ``StopIteration`` set on a future hangs Python 3.11, and a
+``KeyboardInterrupt`` raised inside a task kills the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Generic, ParamSpec, TypeVar
+
+__all__ = ["Outcome", "Worker", "capture", "finish", "spawn"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T]):
+    """What a call came to: a value, or the exception it raised."""
+
+    value: T | None = None
+    error: BaseException | None = None
+
+    def unwrap(self) -> T:
+        """Return the value or raise the exception; a ``StopIteration`` leaves as ``RuntimeError``."""
+        error = self.error
+        if error is None:
+            return self.value  # type: ignore[return-value]
+        if isinstance(error, StopIteration | StopAsyncIteration):
+            message = f"{type(error).__name__} raised by a plain function"
+            raise RuntimeError(message) from error
+        raise error
+
+
+def capture(fn: Callable[..., T], /, *args: Any) -> Outcome[T]:
+    """Call ``fn`` and hand back what happened, whatever it was."""
+    try:
+        return Outcome(value=fn(*args))
+    except BaseException as error:  # noqa: BLE001 - the outcome is the whole point
+        return Outcome(error=error)
+
+
+async def finish(awaitable: Awaitable[T]) -> T:
+    """Wait for ``awaitable`` to end, however often the waiting task is cancelled meanwhile.
+
+    A cancellation that arrived is raised once the awaitable is done; its result is then dropped.
+    """
+    future = asyncio.ensure_future(awaitable)
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not future.cancelled():
+            future.exception()
+        raise cancelled
+    return future.result()
+
+
+_running: set[asyncio.Task[Any]] = set()
+
+
+def spawn(coroutine: Any, *, name: str) -> asyncio.Task[Any]:
+    """Start a named task and keep a reference until it is done (the loop itself keeps only a weak one)."""
+    task = asyncio.get_running_loop().create_task(coroutine, name=name)
+    _running.add(task)
+    task.add_done_callback(_running.discard)
+    return task
+
+
+class Worker:
+    """A few threads that belong to one owner, started at the first call.
+
+    Calls go through ``loop.run_in_executor`` with a pool of our own, so a simulated loop can take
+    the threads away, and nothing ever touches the loop's default executor.
+    """
+
+    def __init__(self, name: str, *, threads: int = 1) -> None:
+        self.name = name
+        self._threads = threads
+        self._pool: ThreadPoolExecutor | None = None
+
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """The executor itself, for libraries that take one (``aiofiles.open(executor=...)``)."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix=self.name)
+        return self._pool
+
+    def submit(self, fn: Callable[..., T], /, *args: Any) -> asyncio.Future[Outcome[T]]:
+        """Start ``fn`` in a thread, with the caller's context variables; returns at once."""
+        context = contextvars.copy_context()
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self.pool, context.run, capture, fn, *args)
+
+    async def call(self, fn: Callable[..., T], /, *args: Any) -> T:
+        """Run ``fn`` in a thread and wait for it to end.
+
+        Raises:
+            BaseException: Whatever ``fn`` raised.
+
+        Cancellation: ``fn`` is waited for, then ``CancelledError`` is raised and its result dropped.
+        """
+        return (await finish(self.submit(fn, *args))).unwrap()
+
+    def close(self) -> None:
+        """Let the threads end when their work is done; waits for nothing. May be called twice."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
