@@ -58,9 +58,7 @@ class ListenerFailure:
 
     __slots__ = ("exception", "listener", "phase", "step")
 
-    def __init__(
-        self, listener: object, phase: str, step: int | None, exception: BaseException
-    ) -> None:
+    def __init__(self, listener: object, phase: str, step: int | None, exception: BaseException) -> None:
         self.listener = listener
         self.phase = phase
         self.step = step
