@@ -44,7 +44,7 @@ class Candidate:
 
     step: int
     created: float
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 class Policy:
@@ -56,10 +56,10 @@ class Policy:
         """The steps worth keeping, out of ``candidates`` in ascending order of step."""
         raise NotImplementedError
 
-    def __or__(self, other: Policy) -> Policy:
+    def __or__(self, other: object) -> Policy:
         return Either((self, other)) if isinstance(other, Policy) else NotImplemented
 
-    def __and__(self, other: Policy) -> Policy:
+    def __and__(self, other: object) -> Policy:
         return Both((self, other)) if isinstance(other, Policy) else NotImplemented
 
 
@@ -112,7 +112,7 @@ class BestN(Policy):
 
     def __post_init__(self) -> None:
         _count("BestN", self.n)
-        if not isinstance(self.metric, str) or not self.metric:
+        if not self.metric:
             message = f"BestN needs the name of a metric, not {self.metric!r}"
             raise ValueError(message)
         if self.mode not in ("max", "min"):
@@ -189,7 +189,7 @@ class Either(Policy):
     policies: tuple[Policy, ...]
 
     def keeps(self, candidates: Sequence[Candidate]) -> set[int]:
-        return set().union(*(p.keeps(candidates) for p in self.policies))
+        return {step for p in self.policies for step in p.keeps(candidates)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ def combined(policies: Policy | Iterable[Policy]) -> Policy:
         return policies
     given = tuple(policies)
     for policy in given:
-        if not isinstance(policy, Policy):
+        if not isinstance(policy, Policy):  # pyright: ignore[reportUnnecessaryIsInstance]
             message = f"{policy!r} is not a retention policy"
             raise TypeError(message)
     if not given:
@@ -237,7 +237,7 @@ def classic(max_to_keep: int | None = 5, keep_checkpoint_every_n_hours: float | 
         TypeError: ``max_to_keep`` is not an integer.
     """
     hourly = None if keep_checkpoint_every_n_hours is None else EveryNHours(keep_checkpoint_every_n_hours)
-    if max_to_keep is None or (max_to_keep == 0 and not isinstance(max_to_keep, bool)):
+    if max_to_keep is None or (_integer("max_to_keep", max_to_keep) == 0):
         return All()
     latest = LatestN(max_to_keep)
     return latest if hourly is None else latest | hourly
@@ -277,13 +277,17 @@ def surplus(
     return [step for step in everything if step not in survivors]
 
 
-def _count(name: str, n: object) -> None:
+def _integer(name: str, n: object) -> int:
+    if isinstance(n, float) and math.isnan(n):
+        message = f"{name} needs a number, not NaN"
+        raise ValueError(message)
     if isinstance(n, bool) or not isinstance(n, int):
-        if isinstance(n, float) and math.isnan(n):
-            message = f"{name} needs a number, not NaN"
-            raise ValueError(message)
         message = f"{name} needs an integer, not {n!r}"
         raise TypeError(message)
-    if n < 1:
+    return n
+
+
+def _count(name: str, n: object) -> None:
+    if _integer(name, n) < 1:
         message = f"{name} needs at least 1, not {n}"
         raise ValueError(message)

@@ -139,9 +139,9 @@ def test_and_is_settled_in_one_call_even_when_its_anchor_goes() -> None:
 
 def test_only_policies_combine() -> None:
     with pytest.raises(TypeError):
-        LatestN(1) | 3  # type: ignore[operator]
+        _ = LatestN(1) | 3
     with pytest.raises(TypeError):
-        LatestN(1) & "no"  # type: ignore[operator]
+        _ = LatestN(1) & "no"
     with pytest.raises(TypeError, match="not a retention policy"):
         combined([LatestN(1), 3])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="at least one"):
@@ -162,6 +162,11 @@ def test_classic_refuses_a_negative_maximum_instead_of_deleting_everything() -> 
         classic(-1)
 
 
+def test_classic_refuses_a_maximum_that_is_no_integer() -> None:
+    with pytest.raises(TypeError, match="max_to_keep needs an integer"):
+        classic(False)
+
+
 def test_classic_keeps_one_for_every_so_many_hours_of_those_that_would_go() -> None:
     left: list[Candidate] = []
     for hour in range(1, 12):
@@ -172,7 +177,7 @@ def test_classic_keeps_one_for_every_so_many_hours_of_those_that_would_go() -> N
 
 
 def test_classic_hours_survive_restarts() -> None:
-    """A job restarted every hour and a half still keeps one for every two hours: nothing but the files counts."""
+    """A job restarted every 1.5 hours still keeps one for every two: nothing but the files counts."""
     assert kept(hourly(0, 1.4, 1.6, 2.9, 3.1, 4.4, 4.6), classic(1, 2)) == [1, 4, 7]
 
 
@@ -182,7 +187,7 @@ def test_classic_hours_survive_restarts() -> None:
 @pytest.mark.parametrize("n", [0, -1, math.nan])
 def test_a_count_below_one_is_refused(n: float) -> None:
     for make in (LatestN, EveryNSteps, lambda v: BestN(v, "acc")):
-        with pytest.raises(ValueError, match="at least 1|NaN"):
+        with pytest.raises(ValueError, match=r"at least 1|NaN"):
             make(n)  # type: ignore[arg-type]
 
 
