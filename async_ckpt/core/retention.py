@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 __all__ = [
     "All",
@@ -68,6 +70,7 @@ class All(Policy):
     """Keeps everything."""
 
     def keeps(self, candidates: Sequence[Candidate]) -> set[int]:
+        """All of them."""
         return {c.step for c in candidates}
 
 
@@ -86,6 +89,7 @@ class LatestN(Policy):
         _count("LatestN", self.n)
 
     def keeps(self, candidates: Sequence[Candidate]) -> set[int]:
+        """The last ``n`` of them."""
         return {c.step for c in candidates[-self.n :]}
 
 
@@ -120,6 +124,7 @@ class BestN(Policy):
             raise ValueError(message)
 
     def keeps(self, candidates: Sequence[Candidate]) -> set[int]:
+        """The ``n`` best of those that have a value."""
         sign = 1.0 if self.mode == "max" else -1.0
         ranked = sorted(
             (sign * value, c.step)
@@ -147,6 +152,7 @@ class EveryNSteps(Policy):
         _count("EveryNSteps", self.n)
 
     def keeps(self, candidates: Sequence[Candidate]) -> set[int]:
+        """The first one in each stretch of ``n`` steps."""
         first: dict[int, int] = {}
         for c in candidates:
             first.setdefault(c.step // self.n, c.step)
@@ -173,6 +179,7 @@ class EveryNHours(Policy):
             raise ValueError(message)
 
     def keeps(self, candidates: Sequence[Candidate]) -> set[int]:
+        """The oldest, and whatever is far enough from the one kept before it."""
         kept: set[int] = set()
         last: float | None = None
         for c in candidates:
@@ -189,6 +196,7 @@ class Either(Policy):
     policies: tuple[Policy, ...]
 
     def keeps(self, candidates: Sequence[Candidate]) -> set[int]:
+        """The union."""
         return {step for p in self.policies for step in p.keeps(candidates)}
 
 
@@ -199,6 +207,7 @@ class Both(Policy):
     policies: tuple[Policy, ...]
 
     def keeps(self, candidates: Sequence[Candidate]) -> set[int]:
+        """The intersection."""
         first, *rest = (p.keeps(candidates) for p in self.policies)
         return first.intersection(*rest)
 
