@@ -1,0 +1,142 @@
+"""Large files: one thread pushes aligned memory past the page cache.
+
+Direct writes leave the processor and the page cache to the training, and their speed is that of the
+device. Where the file system refuses them, at the open or only at the first write, the same loop
+goes on through the page cache. All of it blocks, and is called in a thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import posix
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["ALIGNMENT", "CHUNK", "StoppedError", "write_file"]
+
+ALIGNMENT = 4096
+"""Bytes; what addresses, offsets and lengths of direct writes are a multiple of."""
+
+CHUNK = 32 << 20
+"""Bytes per system call; from 8 MiB on a larger one gains nothing."""
+
+_O_DIRECT: int = getattr(os, "O_DIRECT", 0)
+_REFUSED = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
+
+
+class StoppedError(Exception):
+    """The caller no longer wants the file."""
+
+
+def write_file(
+    directory: int,
+    name: str,
+    data: memoryview,
+    progress: Callable[[int], None],
+    stopped: Callable[[], bool],
+) -> None:
+    """Create ``name``, write ``data`` to it and wait until it is on the disk.
+
+    Raises:
+        OSError: From any of the calls, ``close`` included; the file is then worthless.
+        StoppedError: ``stopped`` said so; the file is then incomplete.
+    """
+    fd = posix.open_new(name, directory)
+    try:
+        _reserve(fd, len(data))
+        _write(fd, data, progress, stopped)
+        posix.fsync(fd)
+    except BaseException:
+        _close_quietly(fd)
+        raise
+    os.close(fd)
+
+
+def _write(fd: int, data: memoryview, progress: Callable[[int], None], stopped: Callable[[], bool]) -> None:
+    total = len(data)
+    direct = _is_aligned(data) and _set_direct(fd, on=True)
+    done = 0
+    while done < total:
+        if stopped():
+            raise StoppedError
+        length = min(CHUNK, total - done)
+        if direct and (done % ALIGNMENT or length < ALIGNMENT):
+            # The tail, or the rest after a short write that ended inside a block.
+            direct = _set_direct(fd, on=False)
+        elif direct:
+            length -= length % ALIGNMENT
+        try:
+            count = posix.pwrite(fd, data[done : done + length], done)
+        except OSError as error:
+            if not direct or error.errno not in _REFUSED:
+                raise
+            direct = _set_direct(fd, on=False)
+            continue
+        if count <= 0:
+            raise OSError(errno.EIO, "the device accepts no bytes and reports no error")
+        done += count
+        progress(done)
+
+
+def _is_aligned(data: memoryview) -> bool:
+    if len(data) < ALIGNMENT:
+        return False
+    return int(np.frombuffer(data, np.uint8).ctypes.data) % ALIGNMENT == 0
+
+
+def _set_direct(fd: int, *, on: bool) -> bool:
+    """Switch direct writes on or off and say whether they are on."""
+    if not _O_DIRECT:
+        return False
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    flags = flags | _O_DIRECT if on else flags & ~_O_DIRECT
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+    except OSError as error:
+        if not on or error.errno not in _REFUSED:
+            raise
+        return False
+    return on
+
+
+def _close_quietly(fd: int) -> None:
+    try:
+        os.close(fd)
+    except OSError:
+        # An earlier error is on its way, and it is the one that explains this one.
+        return
+
+
+def _find_fallocate() -> Callable[..., int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    found = getattr(ctypes.CDLL(None, use_errno=True), "fallocate64", None)
+    if found is None:
+        return None
+    found.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    return found  # type: ignore[no-any-return]
+
+
+_fallocate = _find_fallocate()
+
+
+def _reserve(fd: int, length: int) -> None:
+    """Reserve the blocks, so that a full disk shows before the writing; a refusal does no harm.
+
+    Not ``posix_fallocate``: where the file system lacks it, the C library writes into every block.
+    """
+    if _fallocate is None or length < ALIGNMENT:
+        return
+    if _fallocate(fd, 0, 0, length):
+        code = ctypes.get_errno()
+        if code in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise OSError(code, os.strerror(code))
