@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import posix
+from async_ckpt.storage import posix
 
 if TYPE_CHECKING:
     from collections.abc import Callable

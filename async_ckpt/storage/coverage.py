@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .names import MANIFEST, REPORT, check_file_name
-from .safetensors import tensor_bytes
+from async_ckpt.storage.names import MANIFEST, REPORT, check_file_name
+from async_ckpt.storage.safetensors import tensor_bytes
 
 if TYPE_CHECKING:
-    from .records import FileEntry, Manifest, TensorEntry
+    from async_ckpt.storage.records import FileEntry, Manifest, TensorEntry
 
 __all__ = ["check_manifest"]
 

@@ -17,10 +17,10 @@ import msgspec
 import xxhash
 from msgspec import Meta, Struct
 
-from ..errors import DamagedCheckpointError, FormatVersionError
-from . import strictjson
-from .coverage import check_manifest
-from .records import VERSION, FileEntry, Manifest, Report, TensorEntry
+from async_ckpt.errors import DamagedCheckpointError, FormatVersionError
+from async_ckpt.storage import strictjson
+from async_ckpt.storage.coverage import check_manifest
+from async_ckpt.storage.records import VERSION, FileEntry, Manifest, Report, TensorEntry
 
 __all__ = [
     "MANIFEST_LIMIT",

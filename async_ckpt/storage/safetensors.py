@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from ..errors import DamagedCheckpointError
-from . import strictjson
+from async_ckpt.errors import DamagedCheckpointError
+from async_ckpt.storage import strictjson
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["DTYPE_BITS", "Header", "HeaderEntry", "Placed", "decode_header", "encode_header", "tensor_bytes"]
 
@@ -55,11 +55,13 @@ _FIELDS = {"dtype", "shape", "data_offsets"}
 
 
 class HeaderEntry(NamedTuple):
-    """One tensor to be described; the tensors lie one after the other in the order given."""
+    """One tensor to be described: bytes ``begin`` to ``end`` of the data that follows the header."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    begin: int
+    end: int
 
 
 class Placed(NamedTuple):
@@ -104,7 +106,7 @@ def tensor_bytes(dtype: str, shape: Iterable[int]) -> int:
 
 
 def encode_header(
-    entries: Iterable[tuple[str, str, Iterable[int]]],
+    entries: Iterable[tuple[str, str, Sequence[int], int, int]],
     *,
     align: int = 4096,
     metadata: Mapping[str, str] | None = None,
@@ -112,7 +114,7 @@ def encode_header(
     """Encode the header of a file that holds ``entries`` one after the other.
 
     Args:
-        entries: ``(name, dtype, shape)`` in the order of the data.
+        entries: :class:`HeaderEntry` or such tuples, in the order of the data, without holes.
         align: The length of what is returned is a multiple of this; the rest is spaces.
         metadata: Free text for people and other tools.
 
@@ -120,20 +122,23 @@ def encode_header(
         Length prefix, JSON and spaces; the first tensor begins right after.
 
     Raises:
-        ValueError: A name comes twice, is reserved or is not Unicode, a dtype is unknown, a
-            dimension is negative, or the header exceeds what readers of the format accept.
+        ValueError: A name comes twice, is reserved or is not Unicode, a dtype is unknown, an entry
+            does not begin where the one before it ended or contradicts its shape, or the header
+            exceeds what readers of the format accept.
     """
     record: dict[str, Any] = {}
     if metadata:
         record[_METADATA] = dict(metadata)
     position = 0
-    for name, dtype, shape in entries:
+    for name, dtype, shape, begin, end in entries:
         lengths = list(shape)
         if name in record or name == _METADATA:
             msg = f"tensor name {name!r} is reserved or used twice"
             raise ValueError(msg)
-        end = position + tensor_bytes(dtype, lengths)
-        record[name] = {"dtype": dtype, "shape": lengths, "data_offsets": [position, end]}
+        if begin != position or end != begin + tensor_bytes(dtype, lengths):
+            msg = f"tensor {name!r} leaves a hole, overlaps, or contradicts its shape"
+            raise ValueError(msg)
+        record[name] = {"dtype": dtype, "shape": lengths, "data_offsets": [begin, end]}
         position = end
     text = msgspec.json.encode(record)
     total = -(-(_PREFIX + len(text)) // align) * align
