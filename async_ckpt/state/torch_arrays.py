@@ -1,0 +1,144 @@
+"""torch tensors, if torch is loaded. It is looked up, never imported."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .dtypes import UnsaveableError
+
+__all__ = [
+    "KINDS",
+    "as_numpy",
+    "bytes_in_place",
+    "describe",
+    "fill",
+    "is_module",
+    "is_tensor",
+    "load",
+    "present",
+]
+
+KINDS = frozenset({"torch", "torch:c128"})
+
+_STORED = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "uint16": "U16",
+    "int16": "I16",
+    "uint32": "U32",
+    "int32": "I32",
+    "uint64": "U64",
+    "int64": "I64",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float32": "F32",
+    "float64": "F64",
+    "complex64": "C64",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "float8_e8m0fnu": "F8_E8M0",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+}
+_TORCH = {stored: name for name, stored in _STORED.items()}
+
+
+def load() -> Any:
+    """Give the torch module if the program has loaded it, else None."""
+    module = sys.modules.get("torch")
+    return module if hasattr(module, "Tensor") else None
+
+
+def is_tensor(value: object) -> bool:
+    """Say whether ``value`` is a torch tensor."""
+    torch = load()
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def is_module(value: object) -> bool:
+    """Say whether ``value`` is a ``torch.nn.Module``."""
+    torch = load()
+    return torch is not None and isinstance(value, torch.nn.Module)
+
+
+def describe(tensor: Any) -> tuple[str, tuple[int, ...], str]:
+    """Give dtype, shape and kind of a tensor as it is stored.
+
+    Raises:
+        UnsaveableError: It cannot be stored; the message says what it is.
+    """
+    torch = load()
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter, getattr(torch.nn, "Buffer", None)):
+        msg = f"a torch tensor subclass, {type(tensor).__qualname__}"
+        raise UnsaveableError(msg)
+    if tensor.layout is not torch.strided:
+        msg = f"a torch tensor of layout {str(tensor.layout).removeprefix('torch.')}"
+        raise UnsaveableError(msg)
+    if tensor.device.type == "meta":
+        msg = "a torch tensor on the meta device, which holds no data"
+        raise UnsaveableError(msg)
+    name = str(tensor.dtype).removeprefix("torch.")
+    shape = tuple(tensor.shape)
+    if name == "complex128":
+        return "F64", (*shape, 2), "torch:c128"
+    if name not in _STORED:
+        msg = f"a torch tensor of dtype {name}"
+        raise UnsaveableError(msg)
+    return _STORED[name], shape, "torch"
+
+
+def _is_row(tensor: Any) -> bool:
+    """Say whether the bytes lie in C order in the host's memory, with nothing left to be computed."""
+    return bool(
+        tensor.device.type == "cpu"
+        and tensor.is_contiguous()
+        and not tensor.is_conj()
+        and not tensor.is_neg()
+    )
+
+
+def bytes_in_place(tensor: Any) -> npt.NDArray[np.uint8] | None:
+    """Give the tensor's own memory as a flat writable row of bytes, or None if it is not such a row."""
+    if not _is_row(tensor):
+        return None
+    row: npt.NDArray[np.uint8] = tensor.detach().reshape(-1).view(load().uint8).numpy()
+    return row
+
+
+def as_numpy(tensor: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Give the tensor on the host as a numpy array of stored elements; shares memory if it can."""
+    _, shape, _ = describe(tensor)
+    plain = tensor.detach()
+    if not _is_row(plain):
+        plain = plain.resolve_conj().resolve_neg().cpu().contiguous()
+    row = bytes_in_place(plain)
+    assert row is not None
+    return row.view(dtype).reshape(shape)
+
+
+def fill(tensor: Any, array: npt.NDArray[Any], stored: str, kind: str) -> None:
+    """Copy a stored array into ``tensor``, wherever that lives; shapes and dtypes are equal."""
+    with load().no_grad():
+        tensor.detach().copy_(present(array, stored, kind))
+
+
+def present(array: npt.NDArray[Any], stored: str, kind: str) -> Any:
+    """Make a tensor of a stored array; shares its memory if that may be written to, else copies.
+
+    A tensor cannot be read-only, and torch warns when it is made of memory that is. Without torch, or with
+    one too old for the dtype, gives the array itself.
+    """
+    torch = load()
+    name, shape = ("complex128", array.shape[:-1]) if kind.endswith("c128") else (_TORCH[stored], array.shape)
+    dtype = getattr(torch, name, None)
+    if dtype is None:
+        return array.reshape(-1).view("<c16").reshape(shape) if kind.endswith("c128") else array
+    row = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    if not row.flags.writeable:
+        row = row.copy()
+    return torch.from_numpy(row).view(dtype).reshape(shape)
