@@ -130,6 +130,11 @@ class Machine:
         """No save is in flight."""
         return not self._saves and self._held is None
 
+    @property
+    def held(self) -> int | None:
+        """The hook whose save waits for the round in flight, if one does."""
+        return None if self._held is None else self._held.hook
+
     def state_of(self, hook: int) -> SaveState | None:
         """Where this hook's save is, or None if it has none in flight."""
         save = self._find(hook)
@@ -142,6 +147,15 @@ class Machine:
     def votes(self) -> tuple[Vote, ...]:
         """Every vote of every hook, in hook order, those of an earlier life first."""
         return tuple(vote for hook in self._hooks for vote in hook.tally.votes)
+
+    def due(self, hook: int, *, step: int, now: float, wanted: bool) -> bool:
+        """Whether the coming step boundary would ask this hook for a save."""
+        state = self._hooks[hook]
+        return (
+            state.remembered
+            or state.retry.boundary().due
+            or is_due(state.trigger, step=step, now=now, wanted=wanted)
+        )
 
     def next_due_step(self) -> float:
         """The first step at which a boundary could have anything to decide.
@@ -328,7 +342,11 @@ class Machine:
         held = self._held
         if held is not None and not self._sealed:
             self._held = None
-            self._start(held, commands)
+            if self._kind != "entry" and self._hooks[held.hook].durable == held.step:
+                # What was in flight while it waited was this very step.
+                commands.append(p.Proceed(held.hook, taken=False))
+            else:
+                self._start(held, commands)
         for save in self._saves:
             if save.state is SaveState.WRITTEN and (
                 save.blocking or (self._sealed and save is self._saves[0])
@@ -353,9 +371,8 @@ class Machine:
         if proceed:
             commands.append(p.Proceed(save.hook, taken=taken))
         if not self._saves:
-            if self._sealed or self.phase is Phase.OPEN:
-                commands.append(p.EndRound(save.step))
             self._sealed = False
+            commands.append(p.EndRound(save.step))
 
     def _move_trigger(self, hook: _Hook, now: float) -> None:
         hook.trigger = taken(hook.trigger, step=self.step, now=now)

@@ -1,0 +1,172 @@
+"""The serial lane: one listener callback at a time, across the whole session.
+
+Every callback runs in a task of its own, so that cancelling the step that waits for it does not
+cancel the callback, and its outcome comes back as a value. A callback abandoned at the end of the
+grace period is alone exempt from exclusivity.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+from async_ckpt.system.threads import Outcome, Worker, spawn
+
+__all__ = ["Inside", "Lane", "current_call", "is_coroutine_function"]
+
+
+@dataclass(slots=True, eq=False)
+class Inside:
+    """Marks the code of one callback, hook method or step function, while it runs.
+
+    Context variables are inherited by the tasks the code starts; ``active`` is what tells those
+    that outlive it from the code itself.
+    """
+
+    what: str
+    owner: object
+    #: what ``saved_state()`` and ``report()`` refer to, in ``after_save`` only
+    save: Any = None
+    active: bool = True
+
+
+current_call: ContextVar[Inside | None] = ContextVar("async_ckpt_inside", default=None)
+
+
+def is_coroutine_function(fn: Callable[..., Any]) -> bool:
+    """Whether calling ``fn`` gives a coroutine and runs none of it (objects with ``__call__`` too)."""
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(type(fn), "__call__", None))
+
+
+class Lane:
+    """Runs callbacks one at a time, in the order in which they were asked for."""
+
+    def __init__(self) -> None:
+        self.worker = Worker("async_ckpt-listeners")
+        self._turn = asyncio.Lock()
+        self._running: _Call | None = None
+        self._closing = False
+
+    async def call(
+        self,
+        fn: Callable[..., Any],
+        *args: Any,
+        inside: Inside,
+        timeout_secs: float | None = None,
+        on_slow: Callable[[], None] | None = None,
+        convert: Callable[[Any], Any] | None = None,
+    ) -> Outcome[Any]:
+        """Wait for a turn, call ``fn(*args)``, and return what came of it.
+
+        A coroutine function is awaited, and cancelled after ``timeout_secs`` (its outcome is then a
+        ``TimeoutError``). A plain function runs in the listeners' thread; past ``timeout_secs`` it
+        is reported through ``on_slow`` and waited for. An awaitable it returns is awaited.
+        ``convert`` is applied to the result inside the same error handling.
+
+        Never raises. Must be called from a task that is not cancelled from outside.
+        """
+        async with self._turn:
+            call = _Call(inside)
+            self._running = call
+            call.task = spawn(
+                self._run(call, fn, args, timeout_secs, on_slow, convert), name=f"async_ckpt {inside.what}"
+            )
+            call.task.add_done_callback(call.settle_from_task)
+            try:
+                return await call.outcome
+            finally:
+                inside.active = False
+                self._running = None
+
+    def abandon(self) -> Inside | None:
+        """Stop waiting for the callback that is running now, if any, and return its mark.
+
+        A coroutine is cancelled, once; a plain function goes on in its thread. Either way its turn
+        is over, and a later plain function gets a thread of its own.
+        """
+        call = self._running
+        if call is None or call.outcome.done():
+            return None
+        call.outcome.set_result(
+            Outcome(error=TimeoutError(f"{call.inside.what} was still running when the grace period ended"))
+        )
+        if call.in_thread:
+            self.worker.close()
+            self.worker = Worker("async_ckpt-listeners")
+        elif call.task is not None:
+            call.task.cancel()
+        return call.inside
+
+    def close(self) -> None:
+        """Let the listeners' thread end."""
+        self.worker.close()
+
+    async def _run(
+        self,
+        call: _Call,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        timeout_secs: float | None,
+        on_slow: Callable[[], None] | None,
+        convert: Callable[[Any], Any] | None,
+    ) -> Outcome[Any]:
+        current_call.set(call.inside)
+        try:
+            if is_coroutine_function(fn):
+                with anyio.fail_after(timeout_secs):
+                    result = await fn(*args)
+            else:
+                result = await self._run_plain(call, fn, args, timeout_secs, on_slow)
+                if inspect.isawaitable(result):
+                    with anyio.fail_after(timeout_secs):
+                        result = await result
+            return Outcome(value=result if convert is None else convert(result))
+        except BaseException as error:  # noqa: BLE001 - handed over as a value, judged by the phase
+            return Outcome(error=error)
+
+    async def _run_plain(
+        self,
+        call: _Call,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        timeout_secs: float | None,
+        on_slow: Callable[[], None] | None,
+    ) -> Any:
+        call.in_thread = True
+        try:
+            future = self.worker.submit(fn, *args)
+            if timeout_secs is not None:
+                done, _ = await asyncio.wait([future], timeout=timeout_secs)
+                if not done and on_slow is not None:
+                    on_slow()
+            await asyncio.wait([future])
+            return future.result().unwrap()
+        finally:
+            call.in_thread = False
+
+
+class _Call:
+    __slots__ = ("in_thread", "inside", "outcome", "task")
+
+    def __init__(self, inside: Inside) -> None:
+        self.inside = inside
+        self.outcome: asyncio.Future[Outcome[Any]] = asyncio.get_running_loop().create_future()
+        self.task: asyncio.Task[Outcome[Any]] | None = None
+        self.in_thread = False
+
+    def settle_from_task(self, task: asyncio.Task[Outcome[Any]]) -> None:
+        if self.outcome.done():
+            return
+        # A task cancelled before its first step never ran: nothing inside it can report.
+        if task.cancelled():
+            self.outcome.set_result(
+                Outcome(error=asyncio.CancelledError(f"{self.inside.what} was cancelled"))
+            )
+        else:
+            self.outcome.set_result(task.result())

@@ -1,0 +1,114 @@
+"""What the runners know of their session: clock, lane, observers, and where errors go."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from async_ckpt.events import Event
+from async_ckpt.runtime.lane import Lane
+from async_ckpt.system.clock import Clock
+from async_ckpt.system.threads import Worker
+
+__all__ = ["SessionHost"]
+
+logger = logging.getLogger("async_ckpt")
+T = TypeVar("T")
+
+
+class SessionHost:
+    """The part of a session that its runners may touch; see :class:`runtime.runner.Host`."""
+
+    def __init__(self, facade: Any, clock: Clock) -> None:
+        self.facade = facade
+        self.clock = clock
+        self.lane = Lane()
+        self.trainer = Worker("async_ckpt-trainer")
+        self.metrics: dict[str, float] = {}
+        self.global_step = 0
+        self.expired = False
+        self.overlap_allowed = False
+        self.errors: list[BaseException] = []
+        #: whether the last step ran in the trainer thread, so that bound state belongs there
+        self.last_step_in_trainer = False
+        self.stateful_hooks: list[tuple[str, Any]] = []
+        self._reader = Worker("async_ckpt-state")
+        self._pending: list[BaseException] = []
+        self._warnings: list[str] = []
+        self._observers: list[Callable[[Event], None]] = []
+
+    # -- observers ---------------------------------------------------------------------------
+
+    @property
+    def observed(self) -> bool:
+        """Whether anybody listens; what is costly to tell is not told otherwise."""
+        return bool(self._observers)
+
+    def subscribe(self, observer: Callable[[Event], None]) -> Callable[[], None]:
+        """Add an observer; the returned callable removes it."""
+        self._observers.append(observer)
+
+        def unsubscribe() -> None:
+            if observer in self._observers:
+                self._observers.remove(observer)
+
+        return unsubscribe
+
+    def emit(self, event: type[Event], **fields: Any) -> None:
+        """Tell every observer; one that raises is logged with its traceback and removed."""
+        if not self._observers:
+            return
+        record = event(at=self.clock.monotonic(), wall=self.clock.wall(), **fields)
+        for observer in tuple(self._observers):
+            try:
+                observer(record)
+            except Exception:
+                logger.exception("observer %r raised on %s and is removed", observer, event.__name__)
+                self._observers.remove(observer)
+
+    # -- errors ------------------------------------------------------------------------------
+
+    def fail(self, error: BaseException) -> None:
+        """Keep ``error`` until a boundary or the exit takes it."""
+        self.errors.append(error)
+        self._pending.append(error)
+
+    def warn(self, message: str) -> None:
+        """Keep a warning until a boundary or the exit issues it."""
+        self._warnings.append(message)
+
+    def take_error(self) -> BaseException | None:
+        """The oldest error nobody has raised yet; the next one surfaces at the next boundary."""
+        return self._pending.pop(0) if self._pending else None
+
+    def take_errors(self) -> list[BaseException]:
+        """Every error nobody has raised yet."""
+        taken, self._pending = self._pending, []
+        return taken
+
+    def issue_warnings(self, stacklevel: int) -> None:
+        """Issue what was kept, as ``RuntimeWarning``, in the caller's frame."""
+        while self._warnings:
+            warnings.warn(self._warnings.pop(0), RuntimeWarning, stacklevel=stacklevel + 1)
+
+    # -- threads -----------------------------------------------------------------------------
+
+    def stateful(self) -> Sequence[tuple[str, Any]]:
+        """The session's own stateful hooks, with their keys."""
+        return self.stateful_hooks
+
+    async def in_state_thread(self, fn: Callable[[], T], *, bound: bool) -> T:
+        """Evaluate ``fn`` where the last step ran if the state is bound to it, else off the loop."""
+        if not bound:
+            return await self._reader.call(fn)
+        if self.last_step_in_trainer:
+            return await self.trainer.call(fn)
+        return fn()
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self.trainer.close()
+        self._reader.close()
+        self.lane.close()

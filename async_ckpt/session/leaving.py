@@ -1,0 +1,131 @@
+"""Going out: drain, final round, ``end`` for everyone, all within the grace period."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from typing import TYPE_CHECKING
+
+from async_ckpt import events
+from async_ckpt.core import protocol as p
+from async_ckpt.core.machine import Phase
+from async_ckpt.errors import ProtocolError, SessionStopped
+from async_ckpt.runtime.lane import Inside
+
+if TYPE_CHECKING:
+    from async_ckpt.session.boundary import Place
+    from async_ckpt.session.session import MonitoredTrainingSession
+
+__all__ = ["leave"]
+
+logger = logging.getLogger("async_ckpt")
+
+#: what a callback still gets once the grace period is over: everyone's ``end`` is called, nobody can hang the exit
+SECS_AFTER_GRACE = 1.0
+
+
+async def leave(session: MonitoredTrainingSession, error: BaseException | None, *, at_entry: bool) -> None:
+    """Close ``session``, which was left with ``error`` or None. Errors go to the host, none leaves here.
+
+    Runs in a task of its own, so that nothing done to the leaving task can cut it short.
+    """
+    watch = _Watch(session)
+    watch.start()
+    try:
+        await _guarded(session, _finish_saves(session, error, at_entry=at_entry))
+        for place in session._places:  # noqa: SLF001 - one class in several files
+            await _guarded(session, _end(session, place))
+    finally:
+        watch.stop()
+        await _guarded(session, _shut(session, error))
+
+
+async def _guarded(session: MonitoredTrainingSession, work: object) -> None:
+    try:
+        await work  # type: ignore[misc]
+    except BaseException as error:  # noqa: BLE001 - kept for the exit to raise
+        session._host.fail(error)  # noqa: SLF001
+
+
+async def _finish_saves(
+    session: MonitoredTrainingSession, error: BaseException | None, *, at_entry: bool
+) -> None:
+    scheduler, boundary = session._scheduler, session._boundary  # noqa: SLF001
+    # Whoever closes the session from another task lets the step that runs come to its boundary.
+    async with session._turn:  # noqa: SLF001
+        await scheduler.drained()
+        clean = error is None or isinstance(error, SessionStopped)
+        whole = not (boundary.tainted or at_entry or session._mid_step and not clean)  # noqa: SLF001
+        wanted = (clean and session.final_save != "never") or session.final_save == "always"
+        asked = any(not request.answer.done() for request in boundary.requests)
+        if whole and not session._host.expired and scheduler.machine.phase is Phase.OPEN:  # noqa: SLF001
+            if wanted:
+                await boundary.final()
+            elif asked and clean:
+                await boundary.on_demand()
+        await scheduler.drained()
+    for request in boundary.requests:
+        if not request.answer.done():
+            request.answer.set_exception(ProtocolError("the session ended before the save could be taken"))
+
+
+async def _end(session: MonitoredTrainingSession, place: Place) -> None:
+    if place.runner is not None:
+        await place.runner.end()
+    elif place.begun:
+        place.begun = False
+        # Through the lane only because that is what can be abandoned.
+        outcome = await session._host.lane.call(  # noqa: SLF001
+            place.hook.end, session, inside=Inside(f"{type(place.hook).__name__}.end", place.hook)
+        )
+        if outcome.error is not None:
+            session._host.fail(outcome.error)  # noqa: SLF001
+
+
+async def _shut(session: MonitoredTrainingSession, error: BaseException | None) -> None:
+    host, scheduler = session._host, session._scheduler  # noqa: SLF001
+    for place in session._places:  # noqa: SLF001
+        hook, runner = place.hook, place.runner
+        if runner is not None and getattr(hook, "owns_saver", False):
+            await _guarded(session, runner.close(abandoned=not scheduler.machine.idle))
+    if scheduler.machine.phase is Phase.OPEN:
+        scheduler.tell(p.CloseRequested())
+    if scheduler.machine.phase in (Phase.NEW, Phase.CLOSING):
+        scheduler.tell(p.Closed())
+    host.close()
+    session._signals.restore()  # noqa: SLF001
+    host.emit(events.SessionEnded, step=host.global_step, error=None if error is None else repr(error))
+
+
+class _Watch:
+    """Ends the waiting when the grace period is over, by the loop's clock."""
+
+    def __init__(self, session: MonitoredTrainingSession) -> None:
+        self._session = session
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        if math.isfinite(self._session.grace_secs):
+            self._arm(self._session.grace_secs)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _arm(self, secs: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(secs, self._over)
+
+    def _over(self) -> None:
+        host, scheduler = self._session._host, self._session._scheduler  # noqa: SLF001
+        if not host.expired:
+            host.expired = True
+            if not scheduler.machine.idle:
+                logger.warning(
+                    "the grace period of %g s is over with a save in flight", self._session.grace_secs
+                )
+        abandoned = host.lane.abandon()
+        if abandoned is not None:
+            logger.warning("%s is abandoned: the grace period is over", abandoned.what)
+        scheduler.give_up()
+        self._arm(SECS_AFTER_GRACE)
