@@ -21,7 +21,6 @@ import asyncio
 import contextvars
 import heapq
 import random
-import sys
 from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -108,11 +107,12 @@ class SimLoop(asyncio.BaseEventLoop):
         self._free_at: dict[Any, list[float]] = {}
         self.set_exception_handler(self._complain)
         if eager:
-            if sys.version_info < (3, 12):
+            factory = getattr(asyncio, "eager_task_factory", None)
+            if factory is None:
                 self.close()
                 message = "this Python has no eager tasks"
                 raise ValueError(message)
-            self.set_task_factory(asyncio.eager_task_factory)
+            self.set_task_factory(factory)
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
