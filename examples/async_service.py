@@ -17,53 +17,52 @@ from typing import Any
 
 import numpy as np
 
-from async_ckpt import CheckpointSaverHook, MonitoredTrainingSession, events
+import async_ckpt as ac
 
 
 class Service:
-    """Training state, session and HTTP front, all on one event loop."""
+    """Training, checkpoints and HTTP on one event loop."""
 
     def __init__(self, directory: str, mebibytes: int) -> None:
-        self.state = {"weights": np.ones((mebibytes, 1024, 256), dtype=np.float32)}
+        self.weights = np.ones((mebibytes, 1024, 256), dtype=np.float32)
         self.saving: int | None = None
-        self.durable: int | None = None
-        saver_hook = CheckpointSaverHook(directory, self.state, save_secs=60, max_to_keep=2)
-        self.session = MonitoredTrainingSession(
+        saver_hook = ac.CheckpointSaverHook(directory, {"weights": self.weights}, save_secs=60)
+        self.session = ac.MonitoredTrainingSession(
             chief_only_hooks=[saver_hook], handle_signals=(signal.SIGTERM, signal.SIGINT)
         )
         self.session.subscribe(self.observe)
 
-    def observe(self, event: events.Event) -> None:
-        if isinstance(event, events.SaveRequested):
+    def observe(self, event: ac.events.Event) -> None:
+        if isinstance(event, ac.events.SaveRequested):
             self.saving = event.step
-        elif isinstance(event, events.SaveCommitted):
-            self.saving, self.durable = None, event.step
+        elif isinstance(event, ac.events.SaveCommitted | ac.events.SaveFailed | ac.events.SaveUnknown):
+            self.saving = None
 
     def train_step(self) -> None:
-        self.state["weights"] *= np.float32(0.999)
+        self.weights *= np.float32(0.999)
 
-    async def answer(self, method: str, path: str) -> tuple[int, dict[str, Any]]:
+    async def answer(self, method: str, path: str) -> tuple[str, dict[str, Any]]:
         if (method, path) == ("GET", "/"):
-            step = self.session.global_step
-            return 200, {"step": step, "saving": self.saving, "durable": self.durable}
+            return "200 OK", {"step": self.session.global_step, "saving": self.saving}
         if (method, path) == ("POST", "/checkpoint"):
-            checkpoint = await self.session.save()
-            return 200, {"step": checkpoint.step, "path": str(checkpoint.path), "bytes": checkpoint.bytes}
+            saved: Any = await self.session.save()
+            return "200 OK", {"step": saved.step, "path": str(saved.path), "bytes": saved.bytes}
         if (method, path) == ("POST", "/stop"):
             self.session.request_stop("asked to over HTTP")
-            return 202, {"stopping": True}
-        return 404, {"error": f"no {method} {path}"}
+            return "202 Accepted", {"stopping": True}
+        return "404 Not Found", {"error": f"no {method} {path}"}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        request = (await reader.readline()).decode("latin-1").split()
+        method, path, *_ = [*(await reader.readline()).decode("latin-1").split(), "", ""]
         while (await reader.readline()).strip():
-            pass  # headers: nothing here depends on them
-        code, answer = (
-            await self.answer(*request[:2]) if len(request) == 3 else (400, {"error": "no request"})
-        )
-        body = json.dumps(answer).encode() + b"\n"
-        writer.write(b"HTTP/1.1 %d .\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (code, len(body)))
-        writer.write(body)
+            pass  # nothing here depends on a header
+        try:
+            status, body = await self.answer(method, path)
+        except ac.CheckpointError as error:
+            status, body = "503 Service Unavailable", {"error": str(error)}
+        text = json.dumps(body) + "\n"
+        head = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {len(text)}\r\n\r\n"
+        writer.write((head + text).encode())
         await writer.drain()
         writer.close()
 
@@ -72,9 +71,7 @@ async def main(directory: str = "runs/service", port: str = "8080", mebibytes: s
     service = Service(directory, int(mebibytes))
     server = await asyncio.start_server(service.serve, "127.0.0.1", int(port))
     async with server, service.session as session:
-        print(
-            f"listening on port {server.sockets[0].getsockname()[1]}, step {session.global_step}", flush=True
-        )
+        print(f"port {server.sockets[0].getsockname()[1]}, step {session.global_step}", flush=True)
         while not session.should_stop():
             await session.run(service.train_step)
     print(f"stopped at step {session.global_step}: {session.stop_reason}")

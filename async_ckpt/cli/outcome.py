@@ -37,8 +37,8 @@ class Refused(Exception):  # noqa: N818 - it says what happened to the command
 
 def explain(error: BaseException) -> tuple[int, str]:
     """Return the exit code for ``error`` and the line to print (none if everything was said)."""
-    if isinstance(error, errors.ListenerError) and isinstance(error.__cause__, Exception):
-        return explain(error.__cause__)
+    if isinstance(error, errors.ListenerError) and len(error.errors) == 1:
+        return explain(error.errors[0].exception)
     match error:
         case SystemExit():
             return _of_system_exit(error)
