@@ -60,7 +60,7 @@ NAMES: dict[np.dtype[Any], str] = {dtype: name for name, dtype in DTYPES.items()
 
 _C128 = np.dtype("<c16")
 _TEXT_KINDS = frozenset({"str", "bytes", "bytearray"})
-_BY_TYPE = {str: "str", bytes: "bytes", bytearray: "bytearray"}
+_BY_TYPE: dict[type, str] = {str: "str", bytes: "bytes", bytearray: "bytearray"}
 
 KINDS = (
     frozenset({"numpy", "numpy:be", "numpy:c128", "numpy:c128be"})
@@ -218,15 +218,18 @@ def check_kind(kind: str, dtype: str, shape: tuple[int, ...]) -> None:
         raise ValueError(msg)
 
 
-def present(array: Array, kind: str) -> Any:
+def present(array: Any, kind: str) -> Any:
     """Turn a stored array into what it was: a torch tensor, a jax array, text, another byte order.
 
-    Shares memory where the library allows it. Without torch or jax loaded their arrays stay numpy.
+    Shares memory where the library allows it. Without torch or jax loaded their arrays stay numpy. What was
+    turned already is given back as it is.
 
     Raises:
         ValueError: The kind is unknown or does not fit the array.
     """
-    name = NAMES[array.dtype]
+    name = NAMES.get(array.dtype) if isinstance(array, np.ndarray) else None
+    if name is None:
+        return array
     check_kind(kind, name, array.shape)
     if kind == "numpy":
         return array

@@ -6,7 +6,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import DamagedCheckpointError
+from async_ckpt.errors import DamagedCheckpointError
+
 from .arrays import present
 from .parse import Node
 
@@ -16,8 +17,8 @@ __all__ = ["build"]
 def build(node: Node, fetch: Callable[[int], Any]) -> Any:
     """Build what is at or below ``node``.
 
-    A named tuple comes back as a tuple, a dataclass as a dict of its fields, a registered node as a list of its
-    children, an object with ``state_dict()`` as what that returned, a generator as a new one.
+    A named tuple comes back as a tuple, a dataclass as a dict of its fields, a registered node as a list of
+    its children, an object with ``state_dict()`` as what that returned, a generator as a new one.
 
     Args:
         node: Where to start.

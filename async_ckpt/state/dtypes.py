@@ -6,8 +6,8 @@ from typing import TypeAlias, Union
 
 __all__ = ["ITEMSIZE", "PAGE", "Json", "UnsaveableError", "checked_nbytes"]
 
-Json: TypeAlias = Union[None, bool, int, str, "list[Json]"]
-"""What a structure is made of: JSON without objects and without floats, so that it survives any JSON library."""
+Json: TypeAlias = Union[bool, int, str, "list[Json]", None]
+"""What a structure is made of: JSON without objects and floats, so that it survives any JSON library."""
 
 PAGE = 4096
 """Bytes; what ``O_DIRECT`` wants offsets, lengths and addresses to be a multiple of."""

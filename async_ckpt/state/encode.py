@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..errors import UnsupportedLeafError
+from async_ckpt.errors import UnsupportedLeafError
+
 from . import rng
 from .arrays import ArraySpec, as_bytes_view, describe, is_array
 from .dtypes import Json, UnsaveableError
@@ -92,7 +93,11 @@ class Encoder:
         self._open.add(id(value))
         try:
             if is_stateful(value):
-                return ["stateful", type(value).__qualname__, self._encode(_ask(value, path), path, depth + 1)]
+                return [
+                    "stateful",
+                    type(value).__qualname__,
+                    self._encode(_ask(value, path), path, depth + 1),
+                ]
             branch = open_node(value, self._namespace)
             if branch is None:
                 raise unsupported(path, words(value))

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from async_ckpt.storage.safetensors import encode_header
+
 from .dtypes import ITEMSIZE, PAGE, checked_nbytes
-from ..storage.safetensors import encode_header
 
 __all__ = ["FilePlan", "Layout", "Placed", "TensorSpec", "plan"]
 
@@ -29,7 +30,7 @@ class TensorSpec(NamedTuple):
 class Placed(NamedTuple):
     """A tensor's place in its file: its index among the specs, and bytes from the start of the file."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # nobody searches a place
     offset_in_file: int
     nbytes: int
 

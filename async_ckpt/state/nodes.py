@@ -1,7 +1,7 @@
 """Live containers: what each holds, under which names, and how a child is put back.
 
-One function, :func:`open_node`, knows every kind of container; saving, restoring in place and checking all walk
-through it, so they cannot disagree about what a tree is.
+One function, :func:`open_node`, knows every kind of container; saving, restoring in place and checking all
+walk through it, so they cannot disagree about what a tree is.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def is_stateful(value: object) -> bool:
 
 
 def open_node(value: Any, namespace: str) -> Branch | None:
-    """Open a container; None if ``value`` is none. Statefuls and leaves are the caller's to tell apart first."""
+    """Open a container; None if it is none. The caller tells stateful objects and leaves apart first."""
     kind = type(value)
     if kind is dict:
         return _mapping("dict", value)
@@ -84,13 +84,11 @@ def _mapping(tag: str, value: Any) -> Branch:
 
 def _registered(value: Any, namespace: str) -> Branch | None:
     """Open a node that was registered with optree."""
-    import optree  # noqa: PLC0415 - not paid for by states of plain containers
+    import optree  # noqa: PLC0415 - states of plain containers do not pay for it
 
     if optree.tree_is_leaf(value, none_is_leaf=True, namespace=namespace):
         return None
-    children, _, entries, _ = optree.tree_flatten_one_level(
-        value, none_is_leaf=True, namespace=namespace
-    )
+    children, _, entries, _ = optree.tree_flatten_one_level(value, none_is_leaf=True, namespace=namespace)
     label = type(value).__qualname__
     return Branch("node", range(len(children)), list(children), label=label, names=list(entries))
 

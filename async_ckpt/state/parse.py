@@ -1,4 +1,6 @@
-"""A structure, read from disk, to a tree of nodes that is safe to use. The grammar::
+"""A structure, read from disk, to a tree of nodes that is safe to use.
+
+The grammar::
 
     node      = plain | array | inline | rng | container
     plain     = what scalars.encode_scalar gives: text, small number, true, false, null, ["float", "0.5"], ...
@@ -19,7 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..errors import DamagedCheckpointError, StructureMismatchError
+from async_ckpt.errors import DamagedCheckpointError, StructureMismatchError
+
 from .arrays import ArraySpec, from_buffer
 from .dtypes import ITEMSIZE
 from .paths import components, join, matcher
@@ -117,12 +120,6 @@ class _Parser:
         rest = data[1:]
         if tag == "array":
             return self._array(*_exactly(rest, 2))
-        if tag == "inline":
-            return _inline(*_exactly(rest, 4))
-        if tag == "rng":
-            kind, state = _exactly(rest, 2)
-            inner = _Parser(0).node(state, depth + 1)
-            return Node("rng", value=Rng(kind, plain_tree(inner)))
         if tag in SEQUENCES:
             children = tuple(self.node(item, depth + 1) for item in rest)
             return Node(tag, slots=tuple(range(len(children))), children=children)
@@ -133,7 +130,7 @@ class _Parser:
         if tag == "stateful":
             label, child = _exactly(rest, 2)
             return Node(tag, label=_text(label), slots=(0,), children=(self.node(child, depth + 1),))
-        return Node("plain", value=decode_scalar(data))
+        return _leaf(tag, rest, data, depth)
 
     def _pairs(self, tag: str, label: str, rest: list[Any], read: Callable[[Any], Any], depth: int) -> Node:
         if len(rest) % 2:
@@ -154,6 +151,16 @@ class _Parser:
         return Node("array", label=_text(kind), value=index)
 
 
+def _leaf(tag: str, rest: list[Any], data: Any, depth: int) -> Node:
+    if tag == "inline":
+        return _inline(*_exactly(rest, 4))
+    if tag == "rng":
+        kind, state = _exactly(rest, 2)
+        inner = _Parser(0).node(state, depth + 1)
+        return Node("rng", value=Rng(kind, plain_tree(inner)))
+    return Node("plain", value=decode_scalar(data))
+
+
 def _exactly(items: list[Any], count: int) -> list[Any]:
     if len(items) != count:
         msg = "a node of a wrong length"
@@ -164,7 +171,7 @@ def _exactly(items: list[Any], count: int) -> list[Any]:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         msg = "text expected"
-        raise ValueError(msg)  # noqa: TRY004 - one exception type for everything malformed
+        raise ValueError(msg)
     return value
 
 
@@ -176,7 +183,9 @@ def _inline(dtype: Any, shape: Any, kind: Any, text: Any) -> Node:
         msg = "a malformed shape"
         raise ValueError(msg)
     spec = ArraySpec(dtype, tuple(shape), _text(kind))
-    return Node("inline", label=spec.kind, value=from_buffer(spec, bytearray(decode_bytes(text)), writeable=True))
+    return Node(
+        "inline", label=spec.kind, value=from_buffer(spec, bytearray(decode_bytes(text)), writeable=True)
+    )
 
 
 def plain_tree(node: Node) -> Any:
@@ -226,7 +235,10 @@ def choose(root: Node, only: Any) -> Node | None:
         chosen = matches(path)
         if node.is_leaf or not node.children:
             return node if chosen else None
-        kept = [(slot, walk(child, place)) for slot, (place, child) in zip(node.slots, node.places(path), strict=True)]
+        kept = [
+            (slot, walk(child, place))
+            for slot, (place, child) in zip(node.slots, node.places(path), strict=True)
+        ]
         if all(child is None for _, child in kept):
             return None
         if node.tag in ("dict", "odict", "dataclass"):

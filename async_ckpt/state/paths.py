@@ -1,7 +1,7 @@
 """Places in a tree as text, names for files, and patterns over places. Pure.
 
-A path is its components joined by ``/``; inside a component ``~`` is written ``~0`` and ``/`` is ``~1``, as in
-a JSON pointer. Two more escapes keep every path non-empty and encodable: an empty key is ``~``, and a lone
+A path is its components joined by ``/``; inside a component ``~`` is written ``~0`` and ``/`` is ``~1``, as
+in a JSON pointer. Two more escapes keep every path non-empty and encodable: an empty key is ``~``, and a lone
 surrogate is ``~u`` and its four hex digits.
 """
 

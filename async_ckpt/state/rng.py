@@ -16,9 +16,7 @@ from .dtypes import UnsaveableError
 
 __all__ = ["Rng", "capture", "is_rng", "kind_of"]
 
-_BIT_GENERATORS: dict[str, Any] = {
-    cls.__name__: cls for cls in (MT19937, PCG64, PCG64DXSM, Philox, SFC64)
-}
+_BIT_GENERATORS: dict[str, Any] = {cls.__name__: cls for cls in (MT19937, PCG64, PCG64DXSM, Philox, SFC64)}
 _MT_LENGTH = 624
 _PHILOX_BUFFER = 4
 _PYTHON_VERSION = 3
@@ -100,13 +98,13 @@ class Rng:
 
     def _make(self, cls: str, bits: str) -> Any:
         if cls == "Random":
-            made: Any = random.Random(0)  # noqa: S311 - the caller's own generator, not a secret
+            made: Any = random.Random(0)  # noqa: S311 - it gets the caller's own state, no secret
             self.put(made)
             return made
         self._check_positions(bits)
-        fresh = _BIT_GENERATORS[bits](0)
-        makers = {"Generator": Generator, "RandomState": RandomState, "BitGenerator": lambda it: it}
-        made = makers[cls](fresh)
+        made = _BIT_GENERATORS[bits](0)
+        if cls != "BitGenerator":
+            made = {"Generator": Generator, "RandomState": RandomState}[cls](made)
         self.put(made)
         return made
 
@@ -134,5 +132,5 @@ class Rng:
 def _integer(value: object) -> int:
     if type(value) is not int:
         msg = "integer expected"
-        raise ValueError(msg)  # noqa: TRY004 - one exception type for everything malformed
+        raise ValueError(msg)
     return value

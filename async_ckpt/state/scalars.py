@@ -17,7 +17,15 @@ import numpy as np
 from .arrays import DTYPES
 from .dtypes import Json, UnsaveableError
 
-__all__ = ["PLAIN_TYPES", "decode_bytes", "decode_key", "decode_scalar", "encode_bytes", "encode_key", "encode_scalar"]
+__all__ = [
+    "PLAIN_TYPES",
+    "decode_bytes",
+    "decode_key",
+    "decode_scalar",
+    "encode_bytes",
+    "encode_key",
+    "encode_scalar",
+]
 
 _SMALL = 2**53
 _DECIMAL = re.compile(r"(0|-?[1-9][0-9]{0,18})", re.ASCII)
@@ -43,7 +51,7 @@ def decode_bytes(text: object) -> bytes:
     """Undo :func:`encode_bytes`; raises ``ValueError`` for anything else."""
     if not isinstance(text, str):
         msg = "base64 text expected"
-        raise ValueError(msg)  # noqa: TRY004 - one exception type for everything malformed
+        raise ValueError(msg)
     return base64.b64decode(text, validate=True)
 
 

@@ -66,8 +66,8 @@ def flatten(state: Any, *, namespace: str = "") -> Flat:
     """Take a state apart.
 
     Args:
-        state: A tree of dicts, lists, tuples, named tuples, dataclasses, nodes registered with optree and objects
-            with ``state_dict()``, over arrays, random generators and plain values.
+        state: A tree of dicts, lists, tuples, named tuples, dataclasses, nodes registered with optree and
+            objects with ``state_dict()``, over arrays, random generators and plain values.
         namespace: The optree namespace of the registered nodes.
 
     Raises:
