@@ -11,7 +11,7 @@ can change unnoticed. The digest finds damage, not malice: a record is judged in
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 import xxhash

@@ -149,7 +149,9 @@ def encode_header(
     return length.to_bytes(_PREFIX, "little") + text.ljust(length)
 
 
-def decode_header(data: bytes | memoryview, *, file_bytes: int | None = None, path: str | None = None) -> Header:
+def decode_header(
+    data: bytes | memoryview, *, file_bytes: int | None = None, path: str | None = None
+) -> Header:
     """Decode the header at the start of ``data`` and check that its tensors cover the file.
 
     Args:

@@ -92,7 +92,7 @@ class Store(Protocol):
         ...
 
     async def commit(self, attempt: str, step: int) -> None:
-        """Make the attempt the checkpoint of ``step``, durably and at one stroke; an older one of it goes last.
+        """Make the attempt the checkpoint of ``step``, durably and at one stroke; an older one goes last.
 
         Raises:
             SaveError: ``outcome="failed"``: it has not happened. ``outcome="unknown"``: it has, and

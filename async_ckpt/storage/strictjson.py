@@ -72,22 +72,6 @@ def check(value: Any) -> None:
 def _children(item: Any) -> list[Any]:
     # Exact types: a subclass (numpy.float64 is a float) would come back as something else.
     kind = type(item)
-    if item is None or kind is bool:
-        return []
-    if kind is str:
-        if not item.isascii():
-            item.encode("utf-8")
-        return []
-    if kind is int:
-        if not _SMALLEST <= item <= _LARGEST:
-            msg = "an integer exceeds 64 bits"
-            raise ValueError(msg)
-        return []
-    if kind is float:
-        if not math.isfinite(item):
-            msg = f"{item!r} is not JSON"
-            raise ValueError(msg)
-        return []
     if kind is list:
         return item  # type: ignore[no-any-return]
     if kind is dict:
@@ -95,8 +79,30 @@ def _children(item: Any) -> list[Any]:
             msg = "a key is not a string"
             raise ValueError(msg)
         return [*item, *item.values()]
-    msg = f"{kind.__name__} is not JSON"
-    raise ValueError(msg)
+    _check_plain(item, kind)
+    return []
+
+
+def _check_plain(item: Any, kind: type) -> None:
+    if kind is str:
+        if not item.isascii():
+            item.encode("utf-8")
+    elif kind is int:
+        _in_range(item)
+    elif kind is float:
+        if not math.isfinite(item):
+            msg = f"{item!r} is not JSON"
+            raise ValueError(msg)
+    elif item is not None and kind is not bool:
+        msg = f"{kind.__name__} is not JSON"
+        raise ValueError(msg)
+
+
+def _in_range(value: int) -> int:
+    if not _SMALLEST <= value <= _LARGEST:
+        msg = "an integer exceeds 64 bits"
+        raise ValueError(msg)
+    return value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -111,11 +117,7 @@ def _integer(text: str) -> int:
     if len(text) > _MAX_DIGITS or not text.isascii():
         msg = "an integer exceeds 64 bits"
         raise ValueError(msg)
-    value = int(text)
-    if not _SMALLEST <= value <= _LARGEST:
-        msg = "an integer exceeds 64 bits"
-        raise ValueError(msg)
-    return value
+    return _in_range(int(text))
 
 
 def _number(text: str) -> float:

@@ -1,0 +1,45 @@
+"""Who is still working in a directory, so that its lock outlives the last of them."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Tally"]
+
+
+class Tally:
+    """A count of running operations, and what is to be done once, when it falls to zero.
+
+    It is kept by the threads themselves: the loop that started them may be gone when they end.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        self._last: list[Callable[[], None]] = []
+
+    def enter(self) -> None:
+        """Count one more."""
+        with self._lock:
+            self._count += 1
+
+    def leave(self) -> None:
+        """Count one less; the last one does what :meth:`when_idle` was given."""
+        with self._lock:
+            self._count -= 1
+            last: list[Callable[[], None]] = []
+            if self._count == 0:
+                last, self._last = self._last, last
+        for call in last:
+            call()
+
+    def when_idle(self, last: Callable[[], None]) -> None:
+        """Call ``last`` once nothing runs: now, or in the thread that ends last."""
+        self.enter()
+        with self._lock:
+            self._last.append(last)
+        self.leave()
