@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -16,13 +17,16 @@ from typing import Any
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def run(name: str, *words: str) -> list[str]:
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name), *words], capture_output=True, text=True, check=False
-    )
+        [sys.executable, str(EXAMPLES / name), *words],
+        capture_output=True, text=True, check=False, env=ENVIRONMENT,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     return done.stdout.splitlines()
@@ -73,6 +77,7 @@ def service(directory: Path, mebibytes: int) -> Iterator[Client]:
         [sys.executable, str(EXAMPLES / "async_service.py"), str(directory), "0", str(mebibytes)],
         stdout=subprocess.PIPE,
         text=True,
+        env=ENVIRONMENT,
     ) as process:
         try:
             assert process.stdout is not None
