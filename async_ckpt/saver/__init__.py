@@ -1,0 +1,17 @@
+"""The saver: saves a state into a directory in the background, and reads it back."""
+
+from __future__ import annotations
+
+from async_ckpt.saver.pending import PendingSave
+from async_ckpt.saver.records import Checkpoint, Restored, SaveProgress, Skipped, VerifyResult
+from async_ckpt.saver.saver import Saver
+
+__all__ = [
+    "Checkpoint",
+    "PendingSave",
+    "Restored",
+    "SaveProgress",
+    "Saver",
+    "Skipped",
+    "VerifyResult",
+]

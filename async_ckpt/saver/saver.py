@@ -1,0 +1,525 @@
+"""The saver: one directory's saves, one after the other, and everything that reads them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import deque
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from async_ckpt.core.retention import Candidate, surplus
+from async_ckpt.errors import DamagedCheckpointError, NoCheckpointError, ProtocolError, SaveError
+from async_ckpt.saver.arguments import (
+    encoded_listeners,
+    encoded_metadata,
+    encoded_metrics,
+    step_number,
+    what_to_keep,
+)
+from async_ckpt.saver.catalog import Catalog
+from async_ckpt.saver.gate import Gate, Mutation
+from async_ckpt.saver.pending import PendingSave
+from async_ckpt.saver.restoring import Reader
+from async_ckpt.saver.writing import Job, Labels, Writer
+from async_ckpt.state.tree import flatten
+from async_ckpt.storage.local import LocalStore
+from async_ckpt.storage.manifest import encode_report
+from async_ckpt.storage.names import REPORT, step_name
+from async_ckpt.storage.records import Report
+from async_ckpt.system.clock import Clock, RealClock
+from async_ckpt.system.threads import Worker, capture, spawn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping
+    from types import TracebackType
+
+    from async_ckpt.core.retention import Policy
+    from async_ckpt.saver.records import Checkpoint, Restored, VerifyResult
+    from async_ckpt.state.tree import Flat
+    from async_ckpt.storage.store import Store
+
+__all__ = ["Saver"]
+
+log = logging.getLogger("async_ckpt")
+
+
+class Saver:
+    """Saves a state into a directory in the background, and reads it back.
+
+    An async context manager; without ``async with``, call :meth:`aclose`. Reading takes no lock, so any
+    number of savers may read a directory; the lock is taken at the first write, or by :meth:`open`.
+    All methods belong on one event loop; a plain ``with saver.mutating()`` may be used in any thread.
+
+    Args:
+        directory: Where the checkpoints lie, or a store.
+        max_to_keep: How many of the newest to keep after each save; None or 0 keeps all.
+        keep: Retention policies, of which any one suffices to keep a checkpoint. Replaces ``max_to_keep``.
+        keep_checkpoint_every_n_hours: Of those that ``max_to_keep`` would delete, one for every so many
+            hours stays.
+        staging: ``"copy"`` or ``"overlap"``: whether a session waits within the step until the state is
+            copied, or lets the copy go on while the next step computes. Here it only says so: awaiting
+            ``staged()`` is the caller's affair, and :meth:`mutating` is safe either way.
+        clock: Where ``created`` comes from.
+        max_shard_bytes: Bytes of tensors per file; None writes one file per top-level key.
+
+    Raises:
+        ValueError: A number is out of range, or ``keep`` is combined with
+            ``keep_checkpoint_every_n_hours``.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str] | Store,
+        *,
+        max_to_keep: int | None = 5,
+        keep: Policy | Iterable[Policy] | None = None,
+        keep_checkpoint_every_n_hours: float | None = None,
+        staging: Literal["copy", "overlap"] = "copy",
+        clock: Clock | None = None,
+        max_shard_bytes: int | None = None,
+    ) -> None:
+        if staging not in ("copy", "overlap"):
+            raise ValueError(f"staging is 'copy' or 'overlap', not {staging!r}")
+        if max_shard_bytes is not None and not max_shard_bytes > 0:
+            raise ValueError(f"max_shard_bytes must be above zero, not {max_shard_bytes!r}")
+        self.staging = staging
+        self._keep = what_to_keep(max_to_keep, keep, keep_checkpoint_every_n_hours)
+        self._clock: Clock = RealClock() if clock is None else clock
+        self._store: Store = LocalStore(directory) if isinstance(directory, str | os.PathLike) else directory
+        self._gate = Gate()
+        self._worker = Worker("async-ckpt-read")
+        self._catalog = Catalog(self._store, self._worker)
+        self._reader = Reader(self._store, self._catalog, self._worker)
+        self._writer = Writer(self._store, self._gate, max_shard_bytes=max_shard_bytes)
+        self._queue: deque[Job] = deque()
+        self._failures: list[PendingSave] = []
+        self._holding: PendingSave | None = None
+        self._running = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._changing_files = asyncio.Lock()
+        self._restored_from: int | None = None
+        #: Steps whose rename may not survive a power cut: nothing is deleted on their strength.
+        self._uncertain: set[int] = set()
+        self._closing: asyncio.Task[None] | None = None
+        self._unclosed: Exception | None = None
+
+    @property
+    def location(self) -> str:
+        """The directory, in words."""
+        return self._store.location
+
+    def __repr__(self) -> str:
+        return f"<Saver {self._store.location}>"
+
+    # -- saving --------------------------------------------------------------------------------------
+
+    def start_save(
+        self,
+        state: Any,
+        step: int,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> PendingSave:
+        """Start a save and return at once. Saves of one saver are taken one after the other.
+
+        Plain values are captured now. Arrays are copied in a thread: change them only after
+        ``await pending.staged()``, or inside :meth:`mutating`, which waits for the copy.
+
+        Args:
+            state: A tree of containers, arrays and plain values.
+            step: What the checkpoint is called; one that exists is replaced once the new one is durable.
+            metrics: Numbers that retention may rank by; NaN is kept.
+            metadata: Plain values.
+
+        Raises:
+            UnsupportedLeafError: The state or the metadata cannot be saved. Nothing was written.
+            ValueError: The step is out of range.
+            TypeError: The step is not an integer, or a metric is not a number.
+            ProtocolError: Inside :meth:`mutating`, or the saver is closed.
+        """
+        labels = self._labels(metrics, metadata)
+        number = self._check_start(step)
+        # Whoever is changing the state right now was first, and what they change belongs in this copy.
+        changing = self._gate.changing()
+        flat = flatten(state)
+        take = (lambda: flatten(state)) if changing else (lambda: flat)
+        return self._enqueue(take, number, labels, held=False)
+
+    async def save(
+        self,
+        state: Any,
+        step: int,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Checkpoint:
+        """Save and wait until the checkpoint is durable; see :meth:`start_save`.
+
+        Raises:
+            SaveError: It is not; ``outcome`` says more.
+            DirectoryLockedError: Another writer holds the directory.
+
+        Cancellation: the save goes on.
+        """
+        return await self.start_save(state, step, metrics=metrics, metadata=metadata)
+
+    async def drain(self) -> None:
+        """Wait until nothing is in flight. Failures are for those who await the saves, and :meth:`aclose`."""
+        while self._running:
+            await self._idle.wait()
+
+    def mutating(self) -> Mutation:
+        """A block of code that changes the state: ``async with``, or plain ``with`` in a thread.
+
+        Entering waits for every copy asked for so far; a copy asked for later waits for the block. In
+        the block saves cannot be started by whoever is in it.
+        """
+        return Mutation(self._gate)
+
+    async def open(self) -> None:
+        """Take the directory's lock, as the first write would.
+
+        Raises:
+            DirectoryLockedError: Another writer holds it.
+            SaveError: The directory cannot be made or written to.
+            ProtocolError: The saver is closed.
+        """
+        self._check_open()
+        await self._store.open()
+
+    async def aclose(self) -> None:
+        """Finish what was started, then give the lock back. A second call does nothing.
+
+        Raises:
+            SaveError: A save failed and nobody awaited it; raised once. Further ones are its notes.
+
+        Cancellation: closing goes on in the background; only the waiting ends.
+        """
+        if self._closing is None:
+            self._closing = spawn(self._close(), name=f"async-ckpt close {self._store.location}")
+        await asyncio.shield(self._closing)
+        self._raise_unseen()
+
+    async def __aenter__(self) -> Self:
+        self._check_open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            await self.aclose()
+            return
+        try:
+            await self.aclose()
+        except Exception as later:  # noqa: BLE001 - the block's own error is the one that leaves
+            error.add_note(f"while closing the saver: {later!r}")
+
+    # -- reading -------------------------------------------------------------------------------------
+
+    async def restore(
+        self,
+        step: int | None = None,
+        into: Any = None,
+        only: str | Iterable[str] | None = None,
+        strict: bool = True,
+    ) -> Restored:
+        """Read a checkpoint back.
+
+        Args:
+            step: Which one; None takes the newest valid one and says which newer ones were passed over.
+            into: A state to be filled in place; None builds plain containers.
+            only: Globs over paths, such as ``"model/**"``; nothing else is read.
+            strict: Whether ``into`` and the checkpoint must have the same leaves.
+
+        Raises:
+            NoCheckpointError: There is none, or not of that step.
+            DamagedCheckpointError: The given step is damaged, or every checkpoint is. Arrays of ``into``
+                may have been overwritten then, and the message says so.
+            FormatVersionError: The given step was written by a newer release, or every one was.
+            StructureMismatchError: It is intact and does not fit ``into``; nothing was changed, unless
+                the message says so.
+        """
+        self._check_open()
+        wanted = None if step is None else step_number(step)
+        globs = only if only is None or isinstance(only, str) else tuple(only)
+        restored = await self._reader.restore(wanted, into, globs, strict=strict)
+        for skipped in restored.skipped:
+            log.warning(
+                "checkpoint %s of %s was passed over: %s", skipped.step, self.location, skipped.reason
+            )
+        self._restored_from = restored.step
+        return restored
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        """List the valid checkpoints, ascending: manifests intact, files there and of the right size."""
+        self._check_open()
+        return (await self._catalog.listing())[0]
+
+    async def latest(self) -> Checkpoint | None:
+        """The newest valid checkpoint, or None."""
+        found = await self.checkpoints()
+        return found[-1] if found else None
+
+    async def verify(self, step: int) -> VerifyResult:
+        """Read every byte of a checkpoint and check it against its digest.
+
+        Raises:
+            NoCheckpointError: There is no such checkpoint.
+            DamagedCheckpointError: A byte is not what was saved; ``path`` names the file.
+            FormatVersionError: It was written by a newer release.
+        """
+        self._check_open()
+        return await self._reader.verify(step_number(step))
+
+    # -- keeping and deleting ------------------------------------------------------------------------
+
+    async def delete(self, step: int) -> None:
+        """Delete one checkpoint.
+
+        Raises:
+            NoCheckpointError: There is no such checkpoint.
+            ProtocolError: It is pinned, being read, or the one that was restored from.
+            SaveError: It may still be there.
+            DirectoryLockedError: Another writer holds the directory.
+        """
+        number = step_number(step)
+        await self.open()
+        async with self._changing_files:
+            if number not in await self._store.steps():
+                raise self._none(number)
+            if number == self._restored_from:
+                raise ProtocolError(f"step {number} is the one that was restored from; it is not deleted")
+            if not await self._store.remove(number):
+                raise ProtocolError(f"step {number} is pinned or being read; it is not deleted")
+
+    async def pin(self, step: int) -> None:
+        """Protect a checkpoint from deletion, by whomever, until :meth:`unpin`.
+
+        Raises:
+            NoCheckpointError: There is no such checkpoint.
+        """
+        self._check_open()
+        await self._store.pin(step_number(step))
+
+    async def unpin(self, step: int) -> None:
+        """End a pin; without one nothing happens."""
+        self._check_open()
+        await self._store.unpin(step_number(step))
+
+    async def prune(self, protect: Collection[int] = ()) -> list[int]:
+        """Delete what the retention policies do not keep, oldest first. Every save but a held one does it.
+
+        Damaged checkpoints neither count nor go; nor do the newest, pinned ones, those being read, the
+        one restored from, and ``protect``.
+
+        Returns:
+            The steps that were deleted.
+        """
+        self._check_open()
+        return await self._prune(protect)
+
+    async def _prune(self, protect: Collection[int] = ()) -> list[int]:
+        await self._store.open()
+        async with self._changing_files:
+            found, _ = await self._catalog.listing()
+            candidates = [
+                Candidate(c.step, c.created, c.metrics) for c in found if c.step not in self._uncertain
+            ]
+            protected = {*protect, *await self._store.pinned()}
+            if self._restored_from is not None:
+                protected.add(self._restored_from)
+            gone = surplus(candidates, self._keep, protected=protected)
+            return [step for step in gone if await self._store.remove(step)]
+
+    # -- for the saver hook --------------------------------------------------------------------------
+
+    def _flatten(self, state: Any) -> Flat:
+        """Take a state apart; may be called in any thread."""
+        return flatten(state)
+
+    def _start(
+        self,
+        flat: Flat,
+        step: int,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        listeners: Mapping[str, Any] | None = None,
+        expects_report: bool = False,
+    ) -> PendingSave:
+        """Start a held save: it waits for ``allow_commit()``, keeps its memory until ``release()``."""
+        labels = self._labels(metrics, metadata, listeners, expects_report=expects_report)
+        return self._enqueue(lambda: flat, self._check_start(step), labels, held=True)
+
+    async def _add_report(
+        self,
+        step: int,
+        votes: Iterable[Mapping[str, Any]] = (),
+        metrics: Mapping[str, float] | None = None,
+        listeners: Mapping[str, Any] | None = None,
+    ) -> Report:
+        """Write the report of a checkpoint, durably and at one stroke.
+
+        Args:
+            step: Of a durable checkpoint.
+            votes: One JSON object per vote.
+            metrics: Overlay those of the save.
+            listeners: States of listeners and hooks, by key.
+
+        Raises:
+            NoCheckpointError: There is no such checkpoint.
+            SaveError: It could not be written.
+            UnsupportedLeafError: A listener's state cannot be saved.
+        """
+        report = Report(
+            step=step,
+            votes=[dict(vote) for vote in votes],
+            metrics=encoded_metrics(metrics)[1],
+            listeners=encoded_listeners(listeners),
+        )
+        await self.open()
+        async with self._changing_files:
+            await self._store.add(step, REPORT, await self._worker.call(encode_report, report))
+        return report
+
+    async def _abandon_above(self, step: int) -> list[int]:
+        """Put every checkpoint above ``step`` aside; returns their steps."""
+        await self.open()
+        async with self._changing_files:
+            return await self._store.abandon(step)
+
+    async def _copies_done(self) -> None:
+        """Wait until every copy asked for by now is over."""
+        await self._gate.copies_done()
+
+    # -- the task that saves -------------------------------------------------------------------------
+
+    def _labels(
+        self,
+        metrics: Mapping[str, float] | None,
+        metadata: Mapping[str, Any] | None,
+        listeners: Mapping[str, Any] | None = None,
+        *,
+        expects_report: bool = False,
+    ) -> Labels:
+        plain_metrics, metrics_json = encoded_metrics(metrics)
+        plain_metadata, metadata_json = encoded_metadata(metadata)
+        return Labels(
+            metrics=plain_metrics,
+            metadata=plain_metadata,
+            listeners=encoded_listeners(listeners),
+            expects_report=expects_report,
+            created=self._clock.wall(),
+            encoded=(metrics_json, metadata_json),
+        )
+
+    def _check_start(self, step: int) -> int:
+        self._check_open()
+        if Mutation.inside(self._gate):
+            raise ProtocolError(
+                "a save cannot be started inside mutating(): its copy would wait for the block"
+            )
+        return step_number(step)
+
+    def _enqueue(self, take: Callable[[], Flat], step: int, labels: Labels, *, held: bool) -> PendingSave:
+        place = self._gate.take("copy")
+        pending = PendingSave(step, held=held, left=lambda: self._gate.leave(place))
+        self._queue.append(Job(pending, place, take, labels, held))
+        if not self._running:
+            self._running = True
+            self._idle.clear()
+            spawn(self._run(), name=f"async-ckpt save {self._store.location}")
+        return pending
+
+    async def _run(self) -> None:
+        """Take the saves in the queue, in order. Errors are kept as values; nothing cancels this task."""
+        job: Job | None = None
+        try:
+            while self._queue:
+                job = self._queue.popleft()
+                await self._take(job)
+        except BaseException as error:
+            # Somebody ended the task: the loop is being shut down, or Ctrl-C came at a bad moment.
+            for left in (job, *self._queue):
+                if left is not None and not left.pending.done():
+                    self._fail(left.pending, self._interrupted(left.pending.step, error))
+            self._queue.clear()
+            raise
+        finally:
+            self._running = False
+            self._idle.set()
+
+    async def _take(self, job: Job) -> None:
+        pending = job.pending
+        if self._holding is not None:
+            await self._holding._released.wait()
+            self._holding = None
+        if pending.done():
+            return
+        try:
+            checkpoint = await self._writer.save(job, self._store.open)
+        except Exception as error:  # noqa: BLE001 - handed to whoever awaits the save
+            if getattr(error, "outcome", None) == "unknown":
+                self._uncertain.add(pending.step)
+            self._fail(pending, error)
+            return
+        self._uncertain.discard(pending.step)
+        if job.held:
+            self._holding = pending
+        else:
+            pending.release()
+            await self._prune_quietly()
+        pending._succeed(checkpoint)
+
+    async def _prune_quietly(self) -> None:
+        """Prune after a save that is durable whatever becomes of the older ones; the next save tries again."""
+        try:
+            await self._prune()
+        except Exception as error:  # noqa: BLE001 - said aloud, and tried again
+            log.warning("old checkpoints of %s were not deleted: %s", self.location, error)
+
+    def _fail(self, pending: PendingSave, error: BaseException) -> None:
+        pending._fail(error)
+        self._failures = [failure for failure in (*self._failures, pending) if not failure._seen]
+
+    def _interrupted(self, step: int, error: BaseException) -> SaveError:
+        message = f"the save of step {step} was ended from outside: {type(error).__name__}"
+        failure = SaveError(message, step=step, path=self._store.location)
+        failure.__cause__ = error
+        return failure
+
+    def _raise_unseen(self) -> None:
+        unseen = [error for pending in self._failures if (error := pending._unseen()) is not None]
+        self._failures.clear()
+        if self._unclosed is not None:
+            unseen.append(self._unclosed)
+            self._unclosed = None
+        if unseen:
+            for later in unseen[1:]:
+                unseen[0].add_note(f"and later: {later!r}")
+            raise unseen[0]
+
+    async def _close(self) -> None:
+        await self.drain()
+        try:
+            await self._store.aclose()
+        except Exception as error:  # noqa: BLE001 - raised by `aclose`, once
+            self._unclosed = error
+        finally:
+            self._writer.close()
+            self._worker.close()
+
+    def _check_open(self) -> None:
+        if self._closing is not None:
+            raise ProtocolError(f"the saver of {self._store.location} is closed")
+
+    def _none(self, step: int) -> NoCheckpointError:
+        path = f"{self._store.location}/{step_name(step)}"
+        return NoCheckpointError(
+            f"{self._store.location} holds no checkpoint of step {step}", step=step, path=path
+        )
