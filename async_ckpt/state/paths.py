@@ -8,6 +8,7 @@ surrogate is ``~u`` and its four hex digits.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 __all__ = ["components", "join", "matcher", "slugs"]
@@ -29,18 +30,25 @@ def _component(key: object) -> str:
 
 def components(keys: Sequence[object]) -> list[str]:
     """Give one path component per key; distinct, also when keys such as ``1`` and ``"1"`` look alike."""
+    if isinstance(keys, range):
+        return [str(i) for i in keys]
+    try:
+        # Nearly all keys are simple text, which takes one look at all of them.
+        if all(keys) and not _SPECIAL.search("".join(keys)):
+            return list(keys)
+    except TypeError:
+        # Some key is no text.
+        pass
     parts = [_component(key) for key in keys]
-    if len(set(parts)) == len(parts):
-        return parts
-    seen = {part for key, part in zip(keys, parts, strict=True) if isinstance(key, str)}
+    count = Counter(parts)
     for i, key in enumerate(keys):
-        if not isinstance(key, str):
-            part, n = f"{parts[i]}~{type(key).__name__}", 1
-            while part in seen:
+        if count[parts[i]] > 1 and not isinstance(key, str):
+            marked, n = f"{parts[i]}~{type(key).__name__}", 1
+            while marked in count:
                 n += 1
-                part = f"{parts[i]}~{type(key).__name__}{n}"
-            parts[i] = part
-            seen.add(part)
+                marked = f"{parts[i]}~{type(key).__name__}{n}"
+            count[marked] = 1
+            parts[i] = marked
     return parts
 
 

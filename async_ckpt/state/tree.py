@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .arrays import ArraySpec
 from .build import build
@@ -27,8 +27,7 @@ _SHARED_GROUP = "state"
 _GROUPING = frozenset({"dict", "odict", "namedtuple", "dataclass"})
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(NamedTuple):
     """An array of the state.
 
     Attributes:
