@@ -97,7 +97,7 @@ class ListenerError(CheckpointError):
         )
 
 
-class _Located(CheckpointError):
+class _LocatedError(CheckpointError):
     """An error that can say where it happened: ``step`` and ``path``, each None when unknown."""
 
     def __init__(
@@ -110,7 +110,7 @@ class _Located(CheckpointError):
             setattr(self, name, value)
 
 
-class SaveError(_Located):
+class SaveError(_LocatedError):
     """A save did not end as a durable checkpoint.
 
     Attributes:
@@ -136,7 +136,7 @@ class SaveError(_Located):
         self.outcome = outcome
 
 
-class UnsupportedLeafError(_Located):
+class UnsupportedLeafError(_LocatedError):
     """The state holds a value that cannot be saved, or cannot be restored where it stands.
 
     Raised before anything is written. ``path`` is the place in the tree, such as
@@ -144,7 +144,7 @@ class UnsupportedLeafError(_Located):
     """
 
 
-class RestoreError(_Located):
+class RestoreError(_LocatedError):
     """Nothing was restored. ``step`` and ``path`` name the checkpoint in question."""
 
 

@@ -205,7 +205,7 @@ class NanGuardHook(SessionRunHook):
             if name in run.session.metrics:
                 self._refuse(f"metric {name!r}", run.session.metrics[name], run.step)
         if self._state and run.session.save_due:
-            path = await run.session._find_leaf(lambda value: not all_finite(value))  # noqa: SLF001 - same package
+            path = await run.session._find_leaf(lambda value: not all_finite(value))
             if path is not None:
                 message = (
                     f"state leaf {path!r} is not finite at step {run.step}; nothing of this step is saved"

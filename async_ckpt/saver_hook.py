@@ -103,7 +103,7 @@ class CheckpointSaverHook(SessionRunHook):
         _one_of("on_listener_error", on_listener_error, ("raise", "log"))
         _one_of("on_save_error", on_save_error, ("raise", "warn"))
         if honor_stop == "next_save" and (save_steps is None or when_busy != "wait"):
-            message = 'honor_stop="next_save" needs save_steps and when_busy="wait": only then is there a next grid step'
+            message = 'honor_stop="next_save" needs a grid: save_steps and when_busy="wait"'
             raise ValueError(message)
         if not callable(votes):
             message = f"votes has to be any_of, all_of or at_least(n), not {votes!r}"

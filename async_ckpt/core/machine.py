@@ -312,7 +312,7 @@ class Machine:
         hook.retry = hook.retry.failed()
         self._over(save, commands, taken=False, proceed=True)
 
-    def _written(self, save: _Save, _: p.Written, __: list[p.Command]) -> None:
+    def _written(self, _: _Save, __: p.Written, ___: list[p.Command]) -> None:
         return
 
     def _committed(self, save: _Save, _: p.Committed, commands: list[p.Command]) -> None:

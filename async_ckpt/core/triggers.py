@@ -59,7 +59,7 @@ def taken(trigger: Trigger, *, step: int, now: float) -> Trigger:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Boundaries to wait after ``failures`` failed saves in a row: 1, 2, 4, …
+    """Boundaries to wait after ``failures`` failed saves in a row: 1, 2, 4, and so on.
 
     The trigger's own grid goes on beside it, so the wait is never longer than one interval.
     """

@@ -68,10 +68,14 @@ class Tally:
     votes: tuple[Vote, ...] = ()
 
     def cast(self, vote: Vote) -> Tally:
-        """Return the tally with ``vote`` in it; a listener's second vote changes nothing."""
+        """Return the tally with ``vote`` in it; a listener's second vote changes nothing.
+
+        A vote of this life takes the place of the same listener's vote of an earlier one.
+        """
         if any(v.listener == vote.listener and not v.earlier for v in self.votes):
             return self
-        return Tally(self.rule, self.voters, (*self.votes, vote))
+        others = tuple(v for v in self.votes if v.listener != vote.listener)
+        return Tally(self.rule, self.voters, (*others, vote))
 
     @property
     def decided(self) -> bool:

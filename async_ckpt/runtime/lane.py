@@ -41,7 +41,7 @@ current_call: ContextVar[Inside | None] = ContextVar("async_ckpt_inside", defaul
 
 def is_coroutine_function(fn: Callable[..., Any]) -> bool:
     """Whether calling ``fn`` gives a coroutine and runs none of it (objects with ``__call__`` too)."""
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(type(fn), "__call__", None))
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
 
 
 class Lane:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 from async_ckpt import events
@@ -171,7 +171,7 @@ class SaveRunner:
         assert attempt is not None  # noqa: S101 - the scheduler opened it
         self._host.emit(events.SaveRequested, directory=self.directory, step=step)
         try:
-            await self.saver._copies_done()  # noqa: SLF001 - same package, see docs/internals.md
+            await self.saver._copies_done()
             for entry in self._begun:
                 if attempt.cancelled:
                     return False
@@ -200,7 +200,7 @@ class SaveRunner:
         """Before the first save: checkpoints above the start step belong to an abandoned lineage."""
         above = self.abandon_above
         if above is not None:
-            steps = await self.saver._abandon_above(above)  # noqa: SLF001
+            steps = await self.saver._abandon_above(above)
             self.abandon_above = None
             if steps:
                 self._host.emit(events.CheckpointsAbandoned, directory=self.directory, steps=tuple(steps))
@@ -208,8 +208,8 @@ class SaveRunner:
     async def _stage(self, attempt: Attempt, listeners: Mapping[str, Any]) -> None:
         host = self._host
         metrics = dict(host.metrics)
-        flat = await host.in_state_thread(lambda: self.saver._flatten(self._read_state()), bound=self._bound)  # noqa: SLF001
-        attempt.pending = self.saver._start(  # noqa: SLF001
+        flat = await host.in_state_thread(lambda: self.saver._flatten(self._read_state()), bound=self._bound)
+        attempt.pending = self.saver._start(
             flat,
             attempt.step,
             metrics=metrics,
@@ -295,15 +295,16 @@ class SaveRunner:
         try:
             if self._registrations:
                 listeners = await self._states("after_save", step)
-                attempt.checkpoint = self.latest = await self.saver._add_report(  # noqa: SLF001
+                await self.saver._add_report(
                     step,
                     votes=[
                         {"listener": v.listener, "step": v.step, "reason": v.reason}
-                        for v in (*self.earlier_votes, *self._cast)
+                        for v in self._ever_cast()
                     ],
                     metrics=attempt.reported,
                     listeners=listeners or {},
                 )
+                self._add_metrics(attempt)
             for deleted in await self.saver.prune():
                 self._host.emit(events.CheckpointDeleted, directory=self.directory, step=deleted)
         except BaseException as error:  # noqa: BLE001
@@ -333,10 +334,19 @@ class SaveRunner:
         """The path of the first leaf that is ``wrong``; state and leaves are looked at off the loop."""
 
         def search() -> str | None:
-            flat = self.saver._flatten(self._read_state())  # noqa: SLF001
+            flat = self.saver._flatten(self._read_state())
             return next((leaf.path for leaf in flat.leaves if wrong(leaf.value)), None)
 
         return await self._host.in_state_thread(search, bound=self._bound)
+
+    def _ever_cast(self) -> tuple[Vote, ...]:
+        again = {vote.listener for vote in self._cast}
+        return (*(vote for vote in self.earlier_votes if vote.listener not in again), *self._cast)
+
+    def _add_metrics(self, attempt: Attempt) -> None:
+        if attempt.checkpoint is not None and attempt.reported:
+            metrics = {**attempt.checkpoint.metrics, **attempt.reported}
+            attempt.checkpoint = self.latest = replace(attempt.checkpoint, metrics=metrics)
 
     # -- what after_save may ask -------------------------------------------------------------
 
@@ -360,7 +370,7 @@ class SaveRunner:
         for key, owner in self._stateful():
             inside = Inside(f"{key}.state_dict", owner)
             outcome = await self._host.lane.call(
-                owner.state_dict, inside=inside, timeout_secs=self._timeout, convert=encode_plain
+                owner.state_dict, inside=inside, timeout_secs=self._timeout, convert=_captured
             )
             if outcome.error is None:
                 states[key] = outcome.value
@@ -387,7 +397,7 @@ class SaveRunner:
             if key not in states:
                 self._host.warn(f"checkpoint {restored.checkpoint.path} holds no state for listener {key!r}")
                 continue
-            state = decode_plain(states.pop(key))
+            state = states.pop(key)
             inside = Inside(f"{key}.load_state_dict", owner)
             outcome = await self._host.lane.call(owner.load_state_dict, state, inside=inside)
             if outcome.error is not None:
@@ -397,7 +407,7 @@ class SaveRunner:
             if not with_hooks and key.startswith(_HOOK):
                 continue
             self._host.warn(
-                f"checkpoint {restored.checkpoint.path} holds a state for listener {key!r}, which is not there"
+                f"checkpoint {restored.checkpoint.path} holds a state for {key!r}, no listener here"
             )
 
     # -- errors ------------------------------------------------------------------------------
@@ -481,6 +491,11 @@ class SaveRunner:
         else:
             logger.warning("%s", error, exc_info=error)
             self._host.warn(str(error))
+
+
+def _captured(state: Any) -> Any:
+    """A copy of a listener's state, taken while nobody else can run; refuses what cannot be saved."""
+    return decode_plain(encode_plain(state))
 
 
 def _as_stop(result: Any) -> Stop | None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from async_ckpt import events
 from async_ckpt.core import protocol as p
@@ -100,7 +100,7 @@ class Boundary:
         if self._overlaps:
             for place in self._savers:
                 assert place.runner is not None  # noqa: S101
-                await place.runner.saver._copies_done()  # noqa: SLF001 - see docs/internals.md
+                await place.runner.saver._copies_done()
 
     def save_due(self) -> bool:
         """Whether a saver hook will take a save at this boundary, as far as can be told before it."""

@@ -21,7 +21,7 @@ __all__ = ["leave"]
 
 logger = logging.getLogger("async_ckpt")
 
-#: what a callback still gets once the grace period is over: everyone's ``end`` is called, nobody can hang the exit
+#: what a callback still gets once the grace period is over: everyone's ``end`` is called, nobody hangs the exit
 SECS_AFTER_GRACE = 1.0
 
 
@@ -34,7 +34,7 @@ async def leave(session: MonitoredTrainingSession, error: BaseException | None, 
     watch.start()
     try:
         await _guarded(session, _finish_saves(session, error, at_entry=at_entry))
-        for place in session._places:  # noqa: SLF001 - one class in several files
+        for place in session._places:
             await _guarded(session, _end(session, place))
     finally:
         watch.stop()
@@ -45,21 +45,21 @@ async def _guarded(session: MonitoredTrainingSession, work: object) -> None:
     try:
         await work  # type: ignore[misc]
     except BaseException as error:  # noqa: BLE001 - kept for the exit to raise
-        session._host.fail(error)  # noqa: SLF001
+        session._host.fail(error)
 
 
 async def _finish_saves(
     session: MonitoredTrainingSession, error: BaseException | None, *, at_entry: bool
 ) -> None:
-    scheduler, boundary = session._scheduler, session._boundary  # noqa: SLF001
+    scheduler, boundary = session._scheduler, session._boundary
     # Whoever closes the session from another task lets the step that runs come to its boundary.
-    async with session._turn:  # noqa: SLF001
+    async with session._turn:
         await scheduler.drained()
         clean = error is None or isinstance(error, SessionStopped)
-        whole = not (boundary.tainted or at_entry or session._mid_step and not clean)  # noqa: SLF001
+        whole = not (boundary.tainted or at_entry or (session._mid_step and not clean))
         wanted = (clean and session.final_save != "never") or session.final_save == "always"
         asked = any(not request.answer.done() for request in boundary.requests)
-        if whole and not session._host.expired and scheduler.machine.phase is Phase.OPEN:  # noqa: SLF001
+        if whole and not session._host.expired and scheduler.machine.phase is Phase.OPEN:
             if wanted:
                 await boundary.final()
             elif asked and clean:
@@ -76,16 +76,16 @@ async def _end(session: MonitoredTrainingSession, place: Place) -> None:
     elif place.begun:
         place.begun = False
         # Through the lane only because that is what can be abandoned.
-        outcome = await session._host.lane.call(  # noqa: SLF001
+        outcome = await session._host.lane.call(
             place.hook.end, session, inside=Inside(f"{type(place.hook).__name__}.end", place.hook)
         )
         if outcome.error is not None:
-            session._host.fail(outcome.error)  # noqa: SLF001
+            session._host.fail(outcome.error)
 
 
 async def _shut(session: MonitoredTrainingSession, error: BaseException | None) -> None:
-    host, scheduler = session._host, session._scheduler  # noqa: SLF001
-    for place in session._places:  # noqa: SLF001
+    host, scheduler = session._host, session._scheduler
+    for place in session._places:
         hook, runner = place.hook, place.runner
         if runner is not None and getattr(hook, "owns_saver", False):
             await _guarded(session, runner.close(abandoned=not scheduler.machine.idle))
@@ -94,7 +94,7 @@ async def _shut(session: MonitoredTrainingSession, error: BaseException | None) 
     if scheduler.machine.phase in (Phase.NEW, Phase.CLOSING):
         scheduler.tell(p.Closed())
     host.close()
-    session._signals.restore()  # noqa: SLF001
+    session._signals.restore()
     host.emit(events.SessionEnded, step=host.global_step, error=None if error is None else repr(error))
 
 
@@ -117,7 +117,7 @@ class _Watch:
         self._timer = asyncio.get_running_loop().call_later(secs, self._over)
 
     def _over(self) -> None:
-        host, scheduler = self._session._host, self._session._scheduler  # noqa: SLF001
+        host, scheduler = self._session._host, self._session._scheduler
         if not host.expired:
             host.expired = True
             if not scheduler.machine.idle:

@@ -167,19 +167,20 @@ class MonitoredTrainingSession:
             await finish(self._closer)
         except asyncio.CancelledError as cancellation:
             cancelled = cancellation
-        if not first:
-            if cancelled is not None:
-                raise cancelled
-            return
         self._state = "closed"
+        if first:
+            self._leave_with(error, cancelled)
+        elif cancelled is not None:
+            raise cancelled
+
+    def _leave_with(self, error: BaseException | None, cancelled: BaseException | None) -> None:
+        """Raise what has to leave now; ``error`` itself is already on its way and only gets notes."""
         late = self._host.take_errors()
         if error is None and cancelled is None:
-            self._host.issue_warnings(stacklevel=3)
-            if not late:
-                return
-            leaving = late.pop(0)
-        else:
-            leaving = error if error is not None else cancelled  # type: ignore[assignment]
+            self._host.issue_warnings(stacklevel=4)
+        leaving = error or cancelled or (late.pop(0) if late else None)
+        if leaving is None:
+            return
         for extra in late:
             if extra is not leaving:
                 leaving.add_note(f"while the session was closed: {extra!r}")
@@ -195,6 +196,9 @@ class MonitoredTrainingSession:
         always the same one; an awaitable it returns is awaited.
 
         Args:
+            fn: The step: a coroutine function or a plain one.
+            *args: Its arguments.
+            steps: By how much the counter moves.
             mutates: False says that ``fn`` changes the state only inside :meth:`mutating`, so that a
                 copy of the state may run beside it.
 
@@ -508,9 +512,9 @@ class MonitoredTrainingSession:
         """
         return self._host.subscribe(observer)
 
-    def _set_restored(self, restored: Restored | None, *, owes_reading: bool) -> None:
+    def _set_restored(self, restored: Restored | None, *, untaken: bool) -> None:
         self._restored = restored
-        self._owes_reading = owes_reading
+        self._owes_reading = untaken
 
     async def _find_leaf(self, wrong: Callable[[Any], bool]) -> str | None:
         """The path of the first leaf of any saver hook's state that is ``wrong``, looked at off the loop."""

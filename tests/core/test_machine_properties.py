@@ -27,7 +27,7 @@ def hook_specs(draw: st.DrawFn) -> p.HookSpec:
     grid = isinstance(trigger, EverySteps) and when_busy == "wait"
     return p.HookSpec(
         trigger=trigger,
-        when_busy=when_busy,  # type: ignore[arg-type]
+        when_busy=when_busy,
         blocking=draw(st.booleans()),
         honor_stop=draw(st.sampled_from(["next_step", "next_save"])) if grid else "next_step",  # type: ignore[arg-type]
         rule=draw(st.sampled_from([any_of, all_of, at_least(2)])),
@@ -71,7 +71,9 @@ class Rounds(RuleBasedStateMachine):
             case p.Prepare(hook, step):
                 assert not self.closing, "a round began after the close"
                 others = {self.round_of[h] for h in self.round_of if self.machine.state_of(h) and h != hook}
-                assert others <= {self.rounds}, "a later round was prepared while an earlier one was in flight"
+                assert others <= {self.rounds}, (
+                    "a later round was prepared while an earlier one was in flight"
+                )
                 last, failed = self.last_attempt.get(hook, (-1, True))
                 assert step > last or (failed and step == last), "a step repeated without a failure"
                 self.last_attempt[hook] = (step, True)
@@ -116,7 +118,9 @@ class Rounds(RuleBasedStateMachine):
 
     @precondition(
         lambda self: (
-            self.machine.phase is Phase.BOUNDARY and self.waiting is None and self.next_place < len(self.specs)
+            self.machine.phase is Phase.BOUNDARY
+            and self.waiting is None
+            and self.next_place < len(self.specs)
         )
     )
     @rule(wanted=st.booleans(), asked=st.booleans())
@@ -128,8 +132,9 @@ class Rounds(RuleBasedStateMachine):
     @precondition(lambda self: self.machine.phase is Phase.BOUNDARY and self.machine.held is not None)
     @rule()
     def cancel_while_waiting(self) -> None:
+        assert self.waiting is not None
         assert self.machine.held == self.waiting
-        self.tell(p.OfferWithdrawn(self.machine.held))
+        self.tell(p.OfferWithdrawn(self.waiting))
         self.waiting = None
         self.next_place = len(self.specs)
 

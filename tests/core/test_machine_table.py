@@ -103,7 +103,9 @@ def test_every_phase_takes_what_its_row_says_and_refuses_the_rest_unchanged(phas
 @pytest.mark.parametrize(
     "state", [s for s in SaveState if s not in (SaveState.HELD, SaveState.OVER)], ids=lambda s: s.value
 )
-def test_every_save_takes_what_its_row_says_and_refuses_the_rest_unchanged(state: SaveState, event: Any) -> None:
+def test_every_save_takes_what_its_row_says_and_refuses_the_rest_unchanged(
+    state: SaveState, event: Any
+) -> None:
     machine = machine_with_save(state)
     assert machine.state_of(0) is state
     target = SAVES[state].get(type(event))
@@ -130,7 +132,9 @@ def test_news_of_a_save_that_does_not_exist_is_refused_unchanged(event: Any) -> 
 def test_every_input_has_a_row_and_every_state_is_in_the_table() -> None:
     assert set(PHASES) == set(Phase)
     assert set(SAVES) == set(SaveState)
-    named = {kind for row in PHASES.values() for kind in row} | {kind for row in SAVES.values() for kind in row}
+    named = {kind for row in PHASES.values() for kind in row} | {
+        kind for row in SAVES.values() for kind in row
+    }
     assert named == {type(event) for event in (*SESSION_INPUTS, *SAVE_INPUTS)}
 
 

@@ -45,4 +45,6 @@ def test_votes_keep_the_order_in_which_they_came() -> None:
 def test_an_earlier_life_counts_for_nothing_and_does_not_block_a_new_vote() -> None:
     tally = Tally(any_of, 1, (Vote("A", 1, earlier=True),))
     assert not tally.decided
-    assert tally.cast(Vote("A", 5)).decided
+    again = tally.cast(Vote("A", 5))
+    assert again.decided
+    assert again.votes == (Vote("A", 5),)

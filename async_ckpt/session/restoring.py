@@ -1,0 +1,160 @@
+"""Restore on entry: the newest step that is valid for everyone who has it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from async_ckpt import events
+from async_ckpt.errors import (
+    DamagedCheckpointError,
+    FormatVersionError,
+    NoCheckpointError,
+    RestoreError,
+)
+from async_ckpt.saver import Restored, Saver
+from async_ckpt.saver_hook import CheckpointSaverHook
+from async_ckpt.session.boundary import inside_user_code
+from async_ckpt.state.into import check_restorable
+
+if TYPE_CHECKING:
+    from async_ckpt.session.host import SessionHost
+
+__all__ = ["Restoring"]
+
+
+class Restoring:
+    """Looks for the step to resume from, over all saver hooks that restore, and reads it.
+
+    Attributes:
+        resumed: What was restored from a hook's own directory, by hook.
+        started: What was restored from another run (a warm start), by hook.
+    """
+
+    def __init__(self, hooks: Sequence[CheckpointSaverHook], host: SessionHost) -> None:
+        self.resumed: dict[CheckpointSaverHook, Restored] = {}
+        self.started: dict[CheckpointSaverHook, Restored] = {}
+        self._hooks = [hook for hook in hooks if hook.restores]
+        self._host = host
+        self._listed: dict[CheckpointSaverHook, set[int]] = {}
+        self._rejected: dict[CheckpointSaverHook, dict[int, RestoreError]] = {h: {} for h in self._hooks}
+
+    async def run(self) -> None:
+        """Restore every hook that has something to restore.
+
+        Raises:
+            UnsupportedLeafError: A state could not be filled in place.
+            RestoreError: See :class:`CheckpointSaverHook`, ``restore``.
+            ValueError: Two hooks ask for different steps.
+        """
+        for hook in self._hooks:
+            if hook.restores_in_place:
+                check_restorable(hook.state)
+            self._listed[hook] = set(await hook.saver._store.steps())
+        while (step := self._best()) is not None:
+            if await self._read_everywhere(step):
+                self._refuse_left_behind(step)
+                break
+        else:
+            await self._start_afresh()
+        for hook, restored in self.all().items():
+            del hook
+            self._host.emit(events.CheckpointRestored, step=restored.step, path=restored.checkpoint.path)
+
+    def all(self) -> dict[CheckpointSaverHook, Restored]:
+        """Both kinds."""
+        return {**self.resumed, **self.started}
+
+    @property
+    def first(self) -> Restored | None:
+        """What ``session.restored`` shows."""
+        return next(iter(self.all().values()), None)
+
+    @property
+    def untaken(self) -> bool:
+        """A callable state was restored and nobody has been given its values."""
+        return any(hook.is_callable and hook.load is None for hook in self.all())
+
+    def _best(self) -> int | None:
+        explicit = {hook.restore_step for hook in self._hooks if hook.restore_step is not None}
+        if len(explicit) > 1:
+            message = f"saver hooks ask for different steps: {', '.join(map(str, sorted(explicit)))}"
+            raise ValueError(message)
+        left = [
+            max(steps) for hook in self._hooks if (steps := self._listed[hook] - self._rejected[hook].keys())
+        ]
+        return explicit.pop() if explicit else max(left, default=None)
+
+    async def _read_everywhere(self, step: int) -> bool:
+        """Read ``step`` for every hook that has it; False if it turned out to be damaged for one."""
+        self.resumed.clear()
+        for hook in self._hooks:
+            if step not in self._listed[hook] or step in self._rejected[hook]:
+                continue
+            try:
+                self.resumed[hook] = await _read(hook, hook.saver, step)
+            except (DamagedCheckpointError, FormatVersionError) as error:
+                if hook.restore_step is not None:
+                    raise
+                self._rejected[hook][step] = error
+                path = error.path or hook.saver.location
+                self._host.emit(events.CheckpointRejected, step=step, path=path, reason=str(error))
+                self._host.warn(f"the checkpoint of step {step} was passed over: {error}")
+                return False
+        return True
+
+    def _refuse_left_behind(self, step: int) -> None:
+        """A hook that has checkpoints, but not this one, would train on with a state of another step."""
+        states = [hook.state for hook in self.resumed]
+        for hook in self._hooks:
+            if hook in self.resumed or any(hook.state is state for state in states):
+                continue
+            location = hook.saver.location
+            if hook.restore_step == step:
+                message = f"{location} holds no checkpoint of step {step}"
+                raise NoCheckpointError(message, step=step, path=location)
+            if self._listed[hook]:
+                message = (
+                    f"{location} has checkpoints, but no valid one of step {step}, which the session "
+                    "resumes from; restore=None would start this hook's state afresh"
+                )
+                raise RestoreError(message, step=step, path=location)
+
+    async def _start_afresh(self) -> None:
+        self.resumed.clear()
+        for hook in self._hooks:
+            rejected = self._rejected[hook]
+            if rejected:
+                reasons = "; ".join(f"step {s}: {e}" for s, e in sorted(rejected.items(), reverse=True))
+                message = f"{hook.saver.location} holds checkpoints, and none of them is valid ({reasons})"
+                newest = max(rejected)
+                raise DamagedCheckpointError(message, step=newest, path=hook.saver.location) from rejected[
+                    newest
+                ]
+            if hook.restore_path is not None:
+                self.started[hook] = await _warm_start(hook, *hook.restore_path)
+
+
+async def _read(hook: CheckpointSaverHook, saver: Saver, step: int) -> Restored:
+    if hook.restores_in_place:
+        return await saver.restore(step, into=hook.state)
+    restored = await saver.restore(step)
+    if hook.load is not None:
+        with inside_user_code("load", hook):
+            result = hook.load(restored.state)
+            if inspect.isawaitable(result):
+                await result
+    return restored
+
+
+async def _warm_start(hook: CheckpointSaverHook, directory: Path, step: int | None) -> Restored:
+    async with Saver(directory) as other:
+        if step is None:
+            latest = await other.latest()
+            if latest is None:
+                message = f"{directory} holds no checkpoint to start from"
+                raise NoCheckpointError(message, path=str(directory))
+            step = latest.step
+        return await _read(hook, other, step)
