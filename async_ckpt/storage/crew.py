@@ -82,9 +82,7 @@ class Crew:
             raise
         return outcome.unwrap()
 
-    async def carry_out(
-        self, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any, owner: str = ""
-    ) -> T:
+    async def carry_out(self, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any, owner: str = "") -> T:
         """Run a coroutine function made of hops to ``small`` to its end, through cancellation."""
         self._claim()
         self._tally.enter()

@@ -141,9 +141,7 @@ class LocalStore:
             raise ProtocolError(msg)
         # From here on nothing may be written into it, whatever becomes of the commit.
         this.failed = True
-        await self._crew.call(
-            self._crew.calls, writing.commit, root, self.location, this, owner=attempt
-        )
+        await self._crew.call(self._crew.calls, writing.commit, root, self.location, this, owner=attempt)
         self._attempts.pop(attempt, None)
 
     async def discard(self, attempt: str) -> None:
@@ -185,15 +183,11 @@ class LocalStore:
     async def remove(self, step: int) -> bool:
         """See :meth:`Store.remove`."""
         check_step(step)
-        return await self._crew.call(
-            self._crew.calls, writing.remove, self._root(), self.location, step
-        )
+        return await self._crew.call(self._crew.calls, writing.remove, self._root(), self.location, step)
 
     async def abandon(self, above: int) -> list[int]:
         """See :meth:`Store.abandon`."""
-        return await self._crew.call(
-            self._crew.calls, writing.abandon, self._root(), self.location, above
-        )
+        return await self._crew.call(self._crew.calls, writing.abandon, self._root(), self.location, above)
 
     async def steps(self) -> list[int]:
         """See :meth:`Store.steps`."""
@@ -201,9 +195,7 @@ class LocalStore:
 
     async def read(self, step: int, name: str, *, limit: int) -> bytes:
         """See :meth:`Store.read`."""
-        return await self._crew.call(
-            self._crew.calls, self._reader.with_view, step, View.read, name, limit
-        )
+        return await self._crew.call(self._crew.calls, self._reader.with_view, step, View.read, name, limit)
 
     async def size(self, step: int, name: str) -> int:
         """See :meth:`Store.size`."""
