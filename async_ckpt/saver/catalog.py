@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from async_ckpt.errors import DamagedCheckpointError, NoCheckpointError, RestoreError
+from async_ckpt.errors import DamagedCheckpointError, FormatVersionError, NoCheckpointError, RestoreError
 from async_ckpt.saver.records import Checkpoint, Skipped
 from async_ckpt.state.plain import decode_plain
 from async_ckpt.storage.manifest import MANIFEST_LIMIT, REPORT_LIMIT, decode_manifest, decode_report, digest
@@ -87,9 +87,7 @@ class Catalog:
         """Read the report; one that is damaged counts as none, and the reason is given beside it."""
         try:
             return await self.report(step), None
-        except NoCheckpointError:
-            raise
-        except RestoreError as error:
+        except (DamagedCheckpointError, FormatVersionError) as error:
             return None, error
 
     async def entry(self, step: int) -> Entry:
@@ -113,14 +111,14 @@ class Catalog:
 
     def entry_of(self, manifest: Manifest) -> Entry:
         """Give the entry of a manifest that was read already."""
-        where = {"step": manifest.step, "path": self.path(manifest.step, MANIFEST)}
-        metadata = plain(manifest.metadata, **where)
+        step, path = manifest.step, self.path(manifest.step, MANIFEST)
+        metadata = plain(manifest.metadata, step=step, path=path)
         if not isinstance(metadata, dict):
-            raise DamagedCheckpointError(f"{where['path']}: metadata is not a table", **where)
+            raise DamagedCheckpointError(f"{path}: the metadata is not a table", step=step, path=path)
         return Entry(
             step=manifest.step,
             files=manifest.files,
-            metrics=plain_metrics(manifest.metrics, **where),
+            metrics=plain_metrics(manifest.metrics, step=step, path=path),
             metadata=metadata,
             created=manifest.created,
             expects_report=manifest.expects_report,
@@ -152,7 +150,12 @@ class Catalog:
         )
 
     async def listing(self) -> tuple[list[Checkpoint], list[Skipped]]:
-        """Read all checkpoints: the valid ones ascending, and those that are not, with the reason."""
+        """Read all checkpoints: the valid ones ascending, and those that are not, with the reason.
+
+        Raises:
+            RestoreError: One cannot be looked at for a reason that says nothing about its bytes, such as
+                a lack of permission.
+        """
         valid: list[Checkpoint] = []
         damaged: list[Skipped] = []
         steps = await self._store.steps()
@@ -164,7 +167,7 @@ class Catalog:
                 report, _ = await self.report_or_reason(step)
             except NoCheckpointError:
                 continue  # deleted since it was listed
-            except RestoreError as error:
+            except (DamagedCheckpointError, FormatVersionError) as error:
                 damaged.append(Skipped(step, error))
             else:
                 valid.append(self.checkpoint(entry, report))

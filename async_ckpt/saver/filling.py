@@ -6,6 +6,7 @@ together and copied out after their digests were found right.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,9 +19,9 @@ from async_ckpt.state.arrays import Bytes, stored
 from async_ckpt.state.into import IntoPlan
 from async_ckpt.state.tree import select, unflatten
 from async_ckpt.storage.manifest import digest
-from async_ckpt.storage.records import Manifest, TensorEntry
+from async_ckpt.storage.records import Manifest
 from async_ckpt.storage.store import Store
-from async_ckpt.system.threads import Worker, finish
+from async_ckpt.system.threads import Outcome, Worker, finish
 
 __all__ = ["Fresh", "Into", "Target", "fill"]
 
@@ -34,7 +35,10 @@ BATCH = 8 << 20
 class Target(Protocol):
     """Where the leaves of a checkpoint go."""
 
-    indices: Iterable[int]
+    @property
+    def indices(self) -> Iterable[int]:
+        """The numbers of the leaves to be read."""
+        ...
 
     def memory(self, index: int) -> Bytes:
         """The writable row that leaf ``index`` ends in."""
@@ -143,40 +147,52 @@ async def fill(
     Raises:
         DamagedCheckpointError: Bytes are missing, or are not those that were saved.
     """
-
-    def judge(entry: TensorEntry, row: Bytes) -> None:
-        if digest(row.data) != entry.digest:
-            path = catalog.path(manifest.step, manifest.files[entry.file].name)
-            message = f"{path}: the bytes of {entry.path!r} are not those that were saved"
-            raise DamagedCheckpointError(message, step=manifest.step, path=path)
-
-    def accept(batch: _Batch, row: Bytes) -> None:
-        at = 0
-        for index in batch.indices:
-            entry = manifest.tensors[index]
-            part = row[at : at + entry.bytes]
-            judge(entry, part)
-            at += entry.bytes
-            if entry.bytes < LARGE:
-                if target.in_place(index):
-                    touched.add(entry.path)
-                target.memory(index)[:] = part
-
-    checking = None
+    judge = _Judge(catalog, manifest, target, touched)
+    judging: asyncio.Future[Outcome[None]] | None = None
     try:
         for batch in _batches(manifest, target.indices):
-            if batch.bytes >= LARGE and len(batch.indices) == 1:
-                row = target.memory(batch.indices[0])
-                if target.in_place(batch.indices[0]):
-                    touched.add(manifest.tensors[batch.indices[0]].path)
-            else:
-                row = np.empty(batch.bytes, np.uint8)
+            row = judge.row(batch)
             if batch.bytes:
                 await store.read_into(manifest.step, batch.file, batch.offset, row.data)
-            if checking is not None:
-                (await finish(checking)).unwrap()
-            checking = worker.submit(accept, batch, row)
+            if judging is not None:
+                (await finish(judging)).unwrap()
+            judging = worker.submit(judge.accept, batch, row)
     finally:
-        outcome = None if checking is None else await finish(checking)
-    if outcome is not None:
-        outcome.unwrap()
+        last = None if judging is None else await finish(judging)
+    if last is not None:
+        last.unwrap()
+
+
+class _Judge:
+    """Compares what was read with what was saved, and hands it over."""
+
+    def __init__(self, catalog: Catalog, manifest: Manifest, target: Target, touched: set[str]) -> None:
+        self._catalog = catalog
+        self._manifest = manifest
+        self._target = target
+        self._touched = touched
+
+    def row(self, batch: _Batch) -> Bytes:
+        """The memory to read a batch into."""
+        if batch.bytes < LARGE or len(batch.indices) > 1:
+            return np.empty(batch.bytes, np.uint8)
+        return self._memory(batch.indices[0])
+
+    def accept(self, batch: _Batch, row: Bytes) -> None:
+        """Take a batch that was read. Runs in a thread."""
+        at = 0
+        for index in batch.indices:
+            entry = self._manifest.tensors[index]
+            part = row[at : at + entry.bytes]
+            at += entry.bytes
+            if digest(part.data) != entry.digest:
+                path = self._catalog.path(self._manifest.step, batch.file)
+                message = f"{path}: the bytes of {entry.path!r} are not those that were saved"
+                raise DamagedCheckpointError(message, step=self._manifest.step, path=path)
+            if entry.bytes < LARGE:
+                self._memory(index)[:] = part
+
+    def _memory(self, index: int) -> Bytes:
+        if self._target.in_place(index):
+            self._touched.add(self._manifest.tensors[index].path)
+        return self._target.memory(index)

@@ -69,7 +69,7 @@ class PendingSave:
         """
         await self._staged.wait()
         if not self._copied:
-            self._raise()
+            raise self._told()
 
     async def written(self) -> None:
         """Wait until every byte, the manifest included, is on disk and only the rename is missing.
@@ -79,7 +79,7 @@ class PendingSave:
         """
         await self._written.wait()
         if self._phase in ("failed", "cancelled"):
-            self._raise()
+            raise self._told()
 
     def __await__(self) -> Generator[Any, None, Checkpoint]:
         """Wait for the end.
@@ -96,8 +96,7 @@ class PendingSave:
     async def _result(self) -> Checkpoint:
         await self._over.wait()
         if self._checkpoint is None:
-            self._raise()
-        assert self._checkpoint is not None
+            raise self._told()
         return self._checkpoint
 
     def cancel(self) -> bool:
@@ -194,14 +193,7 @@ class PendingSave:
         message = f"the save of step {self.step} was cancelled"
         return SaveError(message, step=self.step, outcome="cancelled")
 
-    def _unseen(self) -> BaseException | None:
-        """The failure nobody was told of yet, which this call marks as told."""
-        if self._error is None or self._seen:
-            return None
+    def _told(self) -> BaseException:
+        """What went wrong, for somebody who is told of it now."""
         self._seen = True
-        return self._error
-
-    def _raise(self) -> None:
-        self._seen = True
-        assert self._error is not None
-        raise self._error
+        return self._error if self._error is not None else self._cancelled()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-from collections import deque
-from typing import TYPE_CHECKING, Any, Literal, Self
+from collections.abc import Collection, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Literal, Self
 
-from async_ckpt.core.retention import Candidate, surplus
-from async_ckpt.errors import DamagedCheckpointError, NoCheckpointError, ProtocolError, SaveError
+from async_ckpt.core.retention import Policy
+from async_ckpt.errors import ProtocolError
 from async_ckpt.saver.arguments import (
     encoded_listeners,
     encoded_metadata,
@@ -20,25 +20,18 @@ from async_ckpt.saver.arguments import (
 )
 from async_ckpt.saver.catalog import Catalog
 from async_ckpt.saver.gate import Gate, Mutation
+from async_ckpt.saver.keeping import Keeper
+from async_ckpt.saver.line import Line
 from async_ckpt.saver.pending import PendingSave
+from async_ckpt.saver.records import Checkpoint, Restored, VerifyResult
 from async_ckpt.saver.restoring import Reader
-from async_ckpt.saver.writing import Job, Labels, Writer
-from async_ckpt.state.tree import flatten
+from async_ckpt.saver.writing import Labels, Writer
+from async_ckpt.state.tree import Flat, flatten
 from async_ckpt.storage.local import LocalStore
-from async_ckpt.storage.manifest import encode_report
-from async_ckpt.storage.names import REPORT, step_name
 from async_ckpt.storage.records import Report
+from async_ckpt.storage.store import Store
 from async_ckpt.system.clock import Clock, RealClock
-from async_ckpt.system.threads import Worker, capture, spawn
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
-    from types import TracebackType
-
-    from async_ckpt.core.retention import Policy
-    from async_ckpt.saver.records import Checkpoint, Restored, VerifyResult
-    from async_ckpt.state.tree import Flat
-    from async_ckpt.storage.store import Store
+from async_ckpt.system.threads import Worker, spawn
 
 __all__ = ["Saver"]
 
@@ -85,7 +78,7 @@ class Saver:
         if max_shard_bytes is not None and not max_shard_bytes > 0:
             raise ValueError(f"max_shard_bytes must be above zero, not {max_shard_bytes!r}")
         self.staging = staging
-        self._keep = what_to_keep(max_to_keep, keep, keep_checkpoint_every_n_hours)
+        policy = what_to_keep(max_to_keep, keep, keep_checkpoint_every_n_hours)
         self._clock: Clock = RealClock() if clock is None else clock
         self._store: Store = LocalStore(directory) if isinstance(directory, str | os.PathLike) else directory
         self._gate = Gate()
@@ -93,16 +86,8 @@ class Saver:
         self._catalog = Catalog(self._store, self._worker)
         self._reader = Reader(self._store, self._catalog, self._worker)
         self._writer = Writer(self._store, self._gate, max_shard_bytes=max_shard_bytes)
-        self._queue: deque[Job] = deque()
-        self._failures: list[PendingSave] = []
-        self._holding: PendingSave | None = None
-        self._running = False
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._changing_files = asyncio.Lock()
-        self._restored_from: int | None = None
-        #: Steps whose rename may not survive a power cut: nothing is deleted on their strength.
-        self._uncertain: set[int] = set()
+        self._line = Line(self._gate, self._writer, self._settle, self._store.location)
+        self._keeper = Keeper(self._store, self._catalog, self._worker, policy, self._line.uncertain)
         self._closing: asyncio.Task[None] | None = None
         self._unclosed: Exception | None = None
 
@@ -147,7 +132,7 @@ class Saver:
         changing = self._gate.changing()
         flat = flatten(state)
         take = (lambda: flatten(state)) if changing else (lambda: flat)
-        return self._enqueue(take, number, labels, held=False)
+        return self._line.join(take, number, labels, held=False)
 
     async def save(
         self,
@@ -169,8 +154,7 @@ class Saver:
 
     async def drain(self) -> None:
         """Wait until nothing is in flight. Failures are for those who await the saves, and :meth:`aclose`."""
-        while self._running:
-            await self._idle.wait()
+        await self._line.drain()
 
     def mutating(self) -> Mutation:
         """A block of code that changes the state: ``async with``, or plain ``with`` in a thread.
@@ -193,6 +177,8 @@ class Saver:
 
     async def aclose(self) -> None:
         """Finish what was started, then give the lock back. A second call does nothing.
+
+        A held save that was never allowed to commit is cancelled: nobody is left to allow it.
 
         Raises:
             SaveError: A save failed and nobody awaited it; raised once. Further ones are its notes.
@@ -252,7 +238,7 @@ class Saver:
             log.warning(
                 "checkpoint %s of %s was passed over: %s", skipped.step, self.location, skipped.reason
             )
-        self._restored_from = restored.step
+        self._keeper.restored_from = restored.step
         return restored
 
     async def checkpoints(self) -> list[Checkpoint]:
@@ -287,15 +273,8 @@ class Saver:
             SaveError: It may still be there.
             DirectoryLockedError: Another writer holds the directory.
         """
-        number = step_number(step)
-        await self.open()
-        async with self._changing_files:
-            if number not in await self._store.steps():
-                raise self._none(number)
-            if number == self._restored_from:
-                raise ProtocolError(f"step {number} is the one that was restored from; it is not deleted")
-            if not await self._store.remove(number):
-                raise ProtocolError(f"step {number} is pinned or being read; it is not deleted")
+        self._check_open()
+        await self._keeper.delete(step_number(step))
 
     async def pin(self, step: int) -> None:
         """Protect a checkpoint from deletion, by whomever, until :meth:`unpin`.
@@ -321,20 +300,7 @@ class Saver:
             The steps that were deleted.
         """
         self._check_open()
-        return await self._prune(protect)
-
-    async def _prune(self, protect: Collection[int] = ()) -> list[int]:
-        await self._store.open()
-        async with self._changing_files:
-            found, _ = await self._catalog.listing()
-            candidates = [
-                Candidate(c.step, c.created, c.metrics) for c in found if c.step not in self._uncertain
-            ]
-            protected = {*protect, *await self._store.pinned()}
-            if self._restored_from is not None:
-                protected.add(self._restored_from)
-            gone = surplus(candidates, self._keep, protected=protected)
-            return [step for step in gone if await self._store.remove(step)]
+        return await self._keeper.prune(protect)
 
     # -- for the saver hook --------------------------------------------------------------------------
 
@@ -354,7 +320,7 @@ class Saver:
     ) -> PendingSave:
         """Start a held save: it waits for ``allow_commit()``, keeps its memory until ``release()``."""
         labels = self._labels(metrics, metadata, listeners, expects_report=expects_report)
-        return self._enqueue(lambda: flat, self._check_start(step), labels, held=True)
+        return self._line.join(lambda: flat, self._check_start(step), labels, held=True)
 
     async def _add_report(
         self,
@@ -376,28 +342,19 @@ class Saver:
             SaveError: It could not be written.
             UnsupportedLeafError: A listener's state cannot be saved.
         """
-        report = Report(
-            step=step,
-            votes=[dict(vote) for vote in votes],
-            metrics=encoded_metrics(metrics)[1],
-            listeners=encoded_listeners(listeners),
-        )
-        await self.open()
-        async with self._changing_files:
-            await self._store.add(step, REPORT, await self._worker.call(encode_report, report))
-        return report
+        self._check_open()
+        return await self._keeper.add_report(step, votes, metrics, listeners)
 
     async def _abandon_above(self, step: int) -> list[int]:
         """Put every checkpoint above ``step`` aside; returns their steps."""
-        await self.open()
-        async with self._changing_files:
-            return await self._store.abandon(step)
+        self._check_open()
+        return await self._keeper.abandon_above(step)
 
     async def _copies_done(self) -> None:
         """Wait until every copy asked for by now is over."""
         await self._gate.copies_done()
 
-    # -- the task that saves -------------------------------------------------------------------------
+    # -- inside --------------------------------------------------------------------------------------
 
     def _labels(
         self,
@@ -426,76 +383,8 @@ class Saver:
             )
         return step_number(step)
 
-    def _enqueue(self, take: Callable[[], Flat], step: int, labels: Labels, *, held: bool) -> PendingSave:
-        place = self._gate.take("copy")
-        pending = PendingSave(step, held=held, left=lambda: self._gate.leave(place))
-        self._queue.append(Job(pending, place, take, labels, held))
-        if not self._running:
-            self._running = True
-            self._idle.clear()
-            spawn(self._run(), name=f"async-ckpt save {self._store.location}")
-        return pending
-
-    async def _run(self) -> None:
-        """Take the saves in the queue, in order. Errors are kept as values; nothing cancels this task."""
-        job: Job | None = None
-        try:
-            while self._queue:
-                job = self._queue.popleft()
-                await self._take(job)
-        except BaseException as error:
-            # Somebody ended the task: the loop is being shut down, or Ctrl-C came at a bad moment.
-            for left in (job, *self._queue):
-                if left is not None and not left.pending.done():
-                    self._fail(left.pending, self._interrupted(left.pending.step, error))
-            self._queue.clear()
-            raise
-        finally:
-            self._running = False
-            self._idle.set()
-
-    async def _take(self, job: Job) -> None:
-        pending = job.pending
-        if self._holding is not None:
-            await self._holding._released.wait()
-            self._holding = None
-        if pending.done():
-            return
-        try:
-            checkpoint = await self._writer.save(job, self._store.open)
-        except Exception as error:  # noqa: BLE001 - handed to whoever awaits the save
-            if getattr(error, "outcome", None) == "unknown":
-                self._uncertain.add(pending.step)
-            self._fail(pending, error)
-            return
-        self._uncertain.discard(pending.step)
-        if job.held:
-            self._holding = pending
-        else:
-            pending.release()
-            await self._prune_quietly()
-        pending._succeed(checkpoint)
-
-    async def _prune_quietly(self) -> None:
-        """Prune after a save that is durable whatever becomes of the older ones; the next save tries again."""
-        try:
-            await self._prune()
-        except Exception as error:  # noqa: BLE001 - said aloud, and tried again
-            log.warning("old checkpoints of %s were not deleted: %s", self.location, error)
-
-    def _fail(self, pending: PendingSave, error: BaseException) -> None:
-        pending._fail(error)
-        self._failures = [failure for failure in (*self._failures, pending) if not failure._seen]
-
-    def _interrupted(self, step: int, error: BaseException) -> SaveError:
-        message = f"the save of step {step} was ended from outside: {type(error).__name__}"
-        failure = SaveError(message, step=step, path=self._store.location)
-        failure.__cause__ = error
-        return failure
-
     def _raise_unseen(self) -> None:
-        unseen = [error for pending in self._failures if (error := pending._unseen()) is not None]
-        self._failures.clear()
+        unseen = self._line.unseen()
         if self._unclosed is not None:
             unseen.append(self._unclosed)
             self._unclosed = None
@@ -504,8 +393,12 @@ class Saver:
                 unseen[0].add_note(f"and later: {later!r}")
             raise unseen[0]
 
+    async def _settle(self) -> None:
+        await self._keeper.prune_quietly()
+
     async def _close(self) -> None:
-        await self.drain()
+        self._line.let_go()
+        await self._line.drain()
         try:
             await self._store.aclose()
         except Exception as error:  # noqa: BLE001 - raised by `aclose`, once
@@ -517,9 +410,3 @@ class Saver:
     def _check_open(self) -> None:
         if self._closing is not None:
             raise ProtocolError(f"the saver of {self._store.location} is closed")
-
-    def _none(self, step: int) -> NoCheckpointError:
-        path = f"{self._store.location}/{step_name(step)}"
-        return NoCheckpointError(
-            f"{self._store.location} holds no checkpoint of step {step}", step=step, path=path
-        )

@@ -69,7 +69,7 @@ class Job:
 
     pending: PendingSave
     place: Place
-    flatten: Callable[[], Flat] | None
+    flatten: Callable[[], Flat]
     labels: Labels
     held: bool
     attempt: str | None = field(default=None)
@@ -94,7 +94,7 @@ class Writer:
         self._digester.close()
         self._arena.close()
 
-    async def save(self, job: Job, open_store: Callable[[], Any]) -> Checkpoint:
+    async def save(self, job: Job) -> Checkpoint:
         """Take one save from the live state to the rename.
 
         Raises:
@@ -104,7 +104,7 @@ class Writer:
             BaseException: The task itself was ended; nothing of the save is left either.
         """
         try:
-            return await self._save(job, open_store)
+            return await self._save(job)
         except GeneratorExit:
             raise  # the loop is gone, and nothing can be awaited any more
         except BaseException as error:
@@ -121,12 +121,12 @@ class Writer:
                 raise
             raise self._as_save_error(job.pending.step, error) from error
 
-    async def _save(self, job: Job, open_store: Callable[[], Any]) -> Checkpoint:
+    async def _save(self, job: Job) -> Checkpoint:
         pending, step = job.pending, job.pending.step
         image = await self._stage(job)
         pending._offer(image.view)
         self._check(pending)
-        await open_store()
+        await self._store.open()
         job.attempt = await self._store.begin(step)
         pending._move("writing")
         files, tensors = await self._write_files(job, job.attempt, image)
@@ -152,9 +152,7 @@ class Writer:
         await self._gate.entered(job.place)
         self._check(pending)
         pending._move("staging")
-        assert job.flatten is not None
         flat = job.flatten()
-        job.flatten = None
         image = await self._copier.call(self._prepare, flat)
         pending._plan([file.size for file in image.layout.files])
         await stage_across(
