@@ -136,9 +136,13 @@ class Scheduler:
         """The grace period is over: let everybody who waits for a save go."""
         self._given_up = True
         self._wake_waiters()
-        for over in list(self._over.values()):
+        for over in self._over.values():
             if not over.done():
                 over.set_result(None)
+        for hook, place in self._places.items():
+            # A blocking save goes on behind the boundary; one that is still prepared ends by itself.
+            if not place.done() and self.machine.state_of(hook) not in (None, SaveState.PREPARING):
+                place.set_result(True)
 
     def _wake_waiters(self) -> None:
         waiter, self._round_over = self._round_over, None

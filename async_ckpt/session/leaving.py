@@ -21,7 +21,7 @@ __all__ = ["leave"]
 
 logger = logging.getLogger("async_ckpt")
 
-#: what a callback still gets once the grace period is over: everyone's ``end`` is called, nobody hangs the exit
+#: what a callback still gets when the grace period is over: every ``end`` is called, none hangs the exit
 SECS_AFTER_GRACE = 1.0
 
 

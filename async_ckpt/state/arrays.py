@@ -20,6 +20,7 @@ __all__ = [
     "DTYPES",
     "KINDS",
     "NAMES",
+    "Array",
     "ArraySpec",
     "Bytes",
     "as_bytes_view",

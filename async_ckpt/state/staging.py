@@ -12,7 +12,7 @@ import xxhash
 
 from async_ckpt.system.threads import Outcome, Worker, finish
 
-from .arrays import Bytes, as_stored, stored
+from .arrays import Array, Bytes, as_stored, stored
 from .build import build
 from .dtypes import PAGE
 from .layout import Layout, TensorSpec
@@ -41,12 +41,17 @@ def _row(memory: Any) -> Bytes:
     return np.frombuffer(memory, np.uint8) if len(memory) else np.empty(0, np.uint8)
 
 
-def _copy(leaf: Leaf, target: Bytes) -> None:
-    """Copy one tensor to its place, in pieces where it lies in a row anyway."""
+def _source(leaf: Leaf) -> Array:
     source = as_stored(leaf.value)
     if source.shape != leaf.spec.shape:
         msg = f"{leaf.path} changed its shape to {source.shape} while it was being saved"
         raise ValueError(msg)
+    return source
+
+
+def _copy(leaf: Leaf, target: Bytes) -> None:
+    """Copy one tensor to its place, in pieces where it lies in a row anyway."""
+    source = _source(leaf)
     into = stored(leaf.spec.dtype, leaf.spec.shape, target, writeable=True)
     if source.nbytes > CHUNK and source.flags.c_contiguous and source.dtype == into.dtype:
         row = source.reshape(-1).view(np.uint8)
@@ -115,7 +120,7 @@ def _slices(leaf: Leaf, target: Bytes) -> Iterator[Callable[[], None]]:
     if not isinstance(leaf.value, np.ndarray) or length < 2:
         yield lambda: _copy(leaf, target)
         return
-    source = as_stored(leaf.value)
+    source = _source(leaf)
     rows = max(1, length * CHUNK // into.nbytes)
     for at in range(0, length, rows):
         piece = slice(at, at + rows)
@@ -142,16 +147,16 @@ async def stage_across(
     jobs = deque([lambda: _frame(layout, row), *_jobs(layout, leaves, row)])
 
     def run() -> None:
-        try:
-            while jobs:
-                jobs.popleft()()
-        except IndexError:
-            # Another thread took the last one in between.
-            if jobs:
+        while True:
+            try:
+                job = jobs.popleft()
+            except IndexError:
+                return
+            try:
+                job()
+            except BaseException:
+                jobs.clear()
                 raise
-        except BaseException:
-            jobs.clear()
-            raise
 
     running = [worker.submit(run) for _ in range(max(1, threads))]
     outcomes: list[Outcome[None]] = await finish(asyncio.gather(*running))

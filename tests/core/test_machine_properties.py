@@ -27,9 +27,9 @@ def hook_specs(draw: st.DrawFn) -> p.HookSpec:
     grid = isinstance(trigger, EverySteps) and when_busy == "wait"
     return p.HookSpec(
         trigger=trigger,
-        when_busy=when_busy,
+        when_busy=when_busy,  # type: ignore[arg-type]
         blocking=draw(st.booleans()),
-        honor_stop=draw(st.sampled_from(["next_step", "next_save"])) if grid else "next_step",  # type: ignore[arg-type]
+        honor_stop=draw(st.sampled_from(["next_step", "next_save"])) if grid else "next_step",
         rule=draw(st.sampled_from([any_of, all_of, at_least(2)])),
         voters=draw(st.integers(0, 3)),
         initial=draw(st.booleans()),

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 ACKNOWLEDGED = re.compile(r"(?:saved|evaluated) step=(\d+) .*?accuracy=([0-9.]+)")
-SMALL = ("--plain", "--hidden", "16", "--rate", "1e-3", "--step-ms", "0", "--stop-at", "0")
+SMALL = {"hidden": 16, "rate": 1e-3, "step_ms": 0, "stop_at": 0}
 
 # The server has imported the slow things once; each life is a fork of it: a process with a pid of its own,
 # without the second and a half that importing scikit-learn takes.
@@ -84,6 +84,15 @@ class Life:
         """Accuracy by step of the checkpoints this life called durable."""
         found = (ACKNOWLEDGED.match(line) for line in self.lines)
         return {int(match[1]): float(match[2]) for match in found if match}
+
+
+def small(**options: float) -> tuple[str, ...]:
+    """The words for a run of a tiny network at full speed, without a goal, in plain lines."""
+    pairs = {**SMALL, **options}.items()
+    return (
+        "--plain",
+        *(word for name, value in pairs for word in (f"--{name.replace('_', '-')}", str(value))),
+    )
 
 
 def run(directory: Path, *words: str) -> list[str]:

@@ -12,8 +12,10 @@ pytest.importorskip("cyclopts")
 pytest.importorskip("sklearn")
 
 from async_ckpt.cli import main
+from tests.demo.lives import small
 
-SMALL = ["--plain", "--hidden", "8", "--steps", "4", "--save-steps", "2", "--step-ms", "0", "--stop-at", "0"]
+SMALL = small(hidden=8, steps=4, save_steps=2)
+OTHER = small(hidden=9, steps=4, save_steps=2)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
@@ -75,19 +77,17 @@ def test_a_run_of_another_shape_is_refused_with_what_to_do(
     assert main(["demo", *SMALL, "--dir", str(tmp_path)]) == 0
     before = sorted(path.name for path in tmp_path.glob("step-*"))
     capsys.readouterr()
-    code, line = refused(capsys, *SMALL, "--dir", str(tmp_path), "--hidden", "9")
+    code, line = refused(capsys, *OTHER, "--dir", str(tmp_path))
     assert code == 2
     assert str(tmp_path) in line
     assert "--fresh" in line
     assert sorted(path.name for path in tmp_path.glob("step-*")) == before
-    assert main(["demo", *SMALL, "--dir", str(tmp_path), "--hidden", "9", "--fresh"]) == 0
+    assert main(["demo", *OTHER, "--dir", str(tmp_path), "--fresh"]) == 0
 
 
-def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.touch()
+def test_debug_shows_the_traceback() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "async_ckpt", "demo", *SMALL, "--dir", str(file), "--debug"],
+        [sys.executable, "-m", "async_ckpt", "demo", "--debug", "--hidden", "0"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1

@@ -12,14 +12,14 @@ pytest.importorskip("sklearn")
 pytest.importorskip("cyclopts")
 
 from async_ckpt import Saver
-from tests.demo.lives import SMALL, Life, run, tensors
+from tests.demo.lives import Life, run, small, tensors
 
-QUICK = ("--plain", "--hidden", "64", "--rate", "2e-3", "--step-ms", "0")
+QUICK = {"hidden": 64, "rate": 2e-3, "stop_at": 0.97}
 
 
 @pytest.mark.asyncio
 async def test_300_steps_are_the_same_bytes_as_150_a_hard_kill_and_150_more(tmp_path: Path) -> None:
-    words = (*SMALL, "--steps", "300", "--save-steps", "150")
+    words = small(steps=300, save_steps=150)
     run(tmp_path / "whole", *words)
 
     first = Life(tmp_path / "halves", *words)
@@ -41,7 +41,7 @@ async def test_300_steps_are_the_same_bytes_as_150_a_hard_kill_and_150_more(tmp_
 
 
 def test_it_stops_by_vote_at_97_percent_and_says_so_when_started_again(tmp_path: Path) -> None:
-    lines = run(tmp_path, *QUICK)
+    lines = run(tmp_path, *small(**QUICK))
     assert lines[0].startswith("started at step 0 ")
     accuracies = [
         float(found[1]) for line in lines if (found := re.match(r"saved .* accuracy=([0-9.]+)", line))
@@ -53,17 +53,17 @@ def test_it_stops_by_vote_at_97_percent_and_says_so_when_started_again(tmp_path:
     assert "reason=accuracy 97" in votes[0]
     assert any(line.startswith("stopped at step ") and "accuracy 97" in line for line in lines)
 
-    again = run(tmp_path, *QUICK)
+    again = run(tmp_path, *small(**QUICK))
     assert again[0].startswith("resumed from step ")
     assert again[1].startswith("goal reached already: accuracy 97")
     assert "--fresh" in again[1]
     assert not [line for line in again if line.startswith("saved ")]
 
-    higher = run(tmp_path, *QUICK, "--stop-at", "0.975", "--steps", "2000")
+    higher = run(tmp_path, *small(**{**QUICK, "stop_at": 0.975}))
     assert higher[0] == again[0]
     assert [line for line in higher if line.startswith("saved ")]
 
-    fresh = run(tmp_path, *QUICK, "--fresh", "--steps", "40")
+    fresh = run(tmp_path, *small(**QUICK, steps=40), "--fresh")
     assert fresh[0].startswith("started at step 0 ")
     assert [line for line in fresh if line.startswith("set aside steps=")]
     assert fresh[-2].startswith("stopped at step 40: ")
@@ -73,8 +73,7 @@ def test_it_stops_by_vote_at_97_percent_and_says_so_when_started_again(tmp_path:
 def test_a_signal_saves_once_more_and_the_next_run_goes_on_there(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    words = (*SMALL, "--save-steps", "1000", "--step-ms", "1")
-    life = Life(tmp_path, *words, "--steps", "100000")
+    life = Life(tmp_path, *small(save_steps=1000, step_ms=1, steps=100_000))
     life.wait_for("saved step=0 ")
     life.signal(number)
     life.wait_for(number.name)
@@ -83,27 +82,26 @@ def test_a_signal_saves_once_more_and_the_next_run_goes_on_there(
     assert f"stopped at step {step}: " in "\n".join(life.lines)
     assert life.lines[-1].startswith("start it again")
 
-    again = run(tmp_path, *words, "--steps", str(step + 5))
+    again = run(tmp_path, *small(save_steps=1000, steps=step + 5))
     assert again[0].startswith(f"resumed from step {step} ")
     assert f"saved step={step + 5} " in "\n".join(again)
 
 
 def test_a_second_signal_stops_it_at_once_and_loses_nothing(tmp_path: Path) -> None:
-    words = (*SMALL, "--save-steps", "1000")
     # A step that takes a minute: the first signal has to wait for its end, the second has not.
-    life = Life(tmp_path, *words, "--step-ms", "60000")
+    life = Life(tmp_path, *small(save_steps=1000, step_ms=60_000))
     life.wait_for("saved step=0 ")
     life.signal(signal.SIGINT)
     life.wait_for("SIGINT")
     life.signal(signal.SIGINT)
     assert life.finish() == 130
     assert life.lines[-1].startswith("async-ckpt: interrupted")
-    again = run(tmp_path, *words, "--steps", "3", "--step-ms", "0")
+    again = run(tmp_path, *small(save_steps=1000, steps=3))
     assert again[0].startswith("resumed from step ")
 
 
 def test_it_keeps_the_last_three_and_the_best_two(tmp_path: Path) -> None:
-    lines = run(tmp_path, *SMALL, "--steps", "200", "--save-steps", "10")
+    lines = run(tmp_path, *small(steps=200, save_steps=10))
     measured = {
         int(found[1]): float(found[2])
         for line in lines
@@ -117,7 +115,7 @@ def test_it_keeps_the_last_three_and_the_best_two(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_says_so_when_started_again(tmp_path: Path) -> None:
-    words = (*SMALL, "--steps", "20", "--save-steps", "10")
+    words = small(steps=20, save_steps=10)
     run(tmp_path, *words)
     again = run(tmp_path, *words)
     assert again[0].startswith("resumed from step 20 ")
@@ -126,7 +124,7 @@ def test_a_finished_run_says_so_when_started_again(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_holds_all_that_a_run_depends_on(tmp_path: Path) -> None:
-    run(tmp_path, *SMALL, "--steps", "10", "--save-steps", "10")
+    run(tmp_path, *small(steps=10, save_steps=10))
     safetensors = pytest.importorskip("safetensors.numpy")
     names = {
         name: set(safetensors.load_file(path))

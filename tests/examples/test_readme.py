@@ -55,7 +55,7 @@ def test_the_example_runs_and_a_second_run_starts_where_it_stopped(tmp_path: Pat
     assert lines[1][0] == f"starting at step {stopped[1]}"
     newest = tmp_path / "runs" / "readme" / f"step-{int(stopped[1]):08d}"
     names = {path.name for path in newest.iterdir()}
-    assert names == {"manifest.json", "report.json", "weights-00001-of-00001.safetensors"}
+    assert names == {"manifest.json", "report.json", "state-00001-of-00001.safetensors"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

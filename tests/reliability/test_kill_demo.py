@@ -19,7 +19,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("cyclopts")
 
 from async_ckpt import Saver
-from tests.demo.lives import SMALL, Life, run, tensors
+from tests.demo.lives import Life, run, small, tensors
 
 KILLS = int(os.environ.get("ASYNC_CKPT_KILLS", "12"))
 SEED = int(os.environ.get("ASYNC_CKPT_SEED", "20261122"))
@@ -48,13 +48,12 @@ def test_kill_9_at_random_moments_loses_nothing_acknowledged(
 ) -> None:
     draws = random.Random(SEED)
     directory = tmp_path / "run"
-    words = (*SMALL, "--save-steps", str(SAVE_STEPS))
     acknowledged: dict[int, float] = {}
     newest: int | None = None
     checked = unfinished = 0
 
     for kill in range(KILLS):
-        life = Life(directory, *words, "--steps", "1000000")
+        life = Life(directory, *small(save_steps=SAVE_STEPS, steps=10**9))
         first = next(iter(life))
         expected = "started at step 0 " if newest is None else f"resumed from step {newest} "
         assert first.startswith(expected), f"kill {kill}, seed {SEED}: {first!r} instead of {expected!r}"
@@ -75,8 +74,9 @@ def test_kill_9_at_random_moments_loses_nothing_acknowledged(
 
     assert newest is not None
     last = newest + SAVE_STEPS
-    assert run(directory, *words, "--steps", str(last))[0].startswith(f"resumed from step {newest} ")
-    run(tmp_path / "undisturbed", *words, "--steps", str(last))
+    words = small(save_steps=SAVE_STEPS, steps=last)
+    assert run(directory, *words)[0].startswith(f"resumed from step {newest} ")
+    run(tmp_path / "undisturbed", *words)
     assert tensors(directory, last) == tensors(tmp_path / "undisturbed", last)
     counts = (
         f"{KILLS} kills, seed {SEED}: {len(acknowledged)} checkpoints acknowledged, 0 lost; "

@@ -42,6 +42,7 @@ class Panel:
         rows.add_row("save", *_save(view))
         rows.add_row("last", *_last(view))
         rows.add_row("on disk", Text(_steps(view.kept), overflow="ellipsis"), "")
+        rows.add_row("directory", Text(view.directory, overflow="ellipsis"), "")
         rows.add_row("votes", Text(view.votes[-1] if view.votes else "none yet", style="yellow"), "")
         if view.trouble:
             rows.add_row("trouble", Text(view.trouble, style="red"), "")
@@ -122,4 +123,4 @@ def _footer(view: View) -> str:
         return f"stopping: {view.stopping}"
     if view.signals:
         return "one more save, then it stops"
-    return f"{view.directory} - Ctrl-C saves and stops"
+    return "Ctrl-C saves and stops"

@@ -98,6 +98,7 @@ class View:
                 self.bytes_done, self.bytes_total = done, total
             case events.SaveCommitted(step=step, bytes=size, seconds=seconds):
                 self.saving = None
+                self.bytes_done = self.bytes_total
                 self.last = Saved(step, size, seconds)
                 self.kept = sorted({*self.kept, step})
             case events.SaveFailed(step=step, reason=reason) | events.SaveUnknown(step=step, reason=reason):
