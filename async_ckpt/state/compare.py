@@ -58,7 +58,7 @@ class Comparison:
     def __init__(self, specs: Sequence[Any], *, only: Any, strict: bool, namespace: str) -> None:
         self._specs = specs
         self._chosen, _ = matcher(only)
-        self._partial = only is not None or not strict
+        self._partial = only is not None
         self._strict = strict
         self._namespace = namespace
         self._dry = False
@@ -202,7 +202,8 @@ class Comparison:
     def _stateful(self, node: Node, value: Any, path: str) -> None:
         inner = node.children[0] if node.tag == "stateful" else node
         module = torch_arrays.is_module(value)
-        live = value.state_dict() if module or self._partial else None
+        pruned = self._partial or (module and not self._strict)
+        live = value.state_dict() if module or pruned else None
         if module:
             dry, self._dry = self._dry, True
             self.compare(inner, live, path, None, 0)
@@ -217,7 +218,8 @@ class Comparison:
             return self.landings[index].array
 
         def load() -> None:
-            value.load_state_dict(overlay(inner, live, fetch) if self._partial else build(inner, fetch))
+            tree = overlay(inner, live, fetch, grow=self._strict) if pruned else build(inner, fetch)
+            value.load_state_dict(tree)
 
         self.loads.append((path, load))
 

@@ -72,7 +72,10 @@ def as_numpy(array: Any) -> npt.NDArray[Any]:
 
 
 def present(array: npt.NDArray[Any], kind: str) -> Any:
-    """Make a jax array of a stored array, always as a copy: jax would alias memory that is reused later.
+    """Make a jax array of a stored array, always of a private copy.
+
+    Given the array itself, jax may alias it (``may_alias=False`` or not) or hold on to it in some cache, and
+    either would outlive the staged memory's next use.
 
     Without jax, or where it would narrow the dtype (64 bits while they are disabled), gives the array itself.
     """
@@ -81,7 +84,7 @@ def present(array: npt.NDArray[Any], kind: str) -> Any:
     jax = _jax()
     if jax is None or jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
         return array
-    made = jax.numpy.array(array, copy=True)
+    made = jax.device_put(array.copy())
     _, _, impl = kind.partition("jax:key:")
     return jax.random.wrap_key_data(made, impl=impl) if impl else made
 

@@ -106,7 +106,13 @@ def bytes_in_place(tensor: Any) -> npt.NDArray[np.uint8] | None:
     """Give the tensor's own memory as a flat writable row of bytes, or None if it is not such a row."""
     if not _is_row(tensor):
         return None
-    row: npt.NDArray[np.uint8] = tensor.detach().reshape(-1).view(load().uint8).numpy()
+    return _row(tensor.detach())
+
+
+def _row(tensor: Any) -> npt.NDArray[np.uint8]:
+    # A single element counts as contiguous whatever its stride, which `view` does not accept.
+    flat = tensor.as_strided((tensor.numel(),), (1,))
+    row: npt.NDArray[np.uint8] = flat.view(load().uint8).numpy()
     return row
 
 
@@ -116,8 +122,7 @@ def as_numpy(tensor: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     plain = tensor.detach()
     if not _is_row(plain):
         plain = plain.resolve_conj().resolve_neg().cpu().contiguous()
-    row: npt.NDArray[np.uint8] = plain.reshape(-1).view(load().uint8).numpy()
-    return row.view(dtype).reshape(shape)
+    return _row(plain).view(dtype).reshape(shape)
 
 
 def fill(tensor: Any, array: npt.NDArray[Any], stored: str, kind: str) -> None:
