@@ -14,7 +14,7 @@ import numpy as np
 from async_ckpt import CheckpointSaverHook, CheckpointSaverListener, MonitoredTrainingSession
 
 TARGET = np.linspace(-1.0, 1.0, 1000)
-state = {"weights": np.zeros(1000), "updates": 0}
+state: dict[str, Any] = {"weights": np.zeros(1000), "updates": 0}
 
 
 def train_step() -> None:

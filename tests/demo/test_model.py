@@ -20,16 +20,16 @@ def digits(examples: int = 100) -> data.Digits:
 def test_each_gradient_is_the_slope_of_the_loss(name: str) -> None:
     scans = digits()
     # float64 throughout, so that the difference of two losses keeps enough digits.
-    params = {
+    params: model.Params = {
         key: value.astype(np.float64)
         for key, value in model.new_params(np.random.default_rng(0), 64, 7, 10).items()
     }
 
     def loss() -> float:
         # The same masks each time: the loss has to be one function of the weights.
-        return model.gradients(params, scans.images, scans.labels, np.random.default_rng(5))[0]  # type: ignore[arg-type]
+        return model.gradients(params, scans.images, scans.labels, np.random.default_rng(5))[0]
 
-    _, grads = model.gradients(params, scans.images, scans.labels, np.random.default_rng(5))  # type: ignore[arg-type]
+    _, grads = model.gradients(params, scans.images, scans.labels, np.random.default_rng(5))
     place = np.unravel_index(int(np.abs(grads[name]).argmax()), grads[name].shape)
     step = 1e-5
     params[name][place] += step

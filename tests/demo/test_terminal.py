@@ -76,9 +76,9 @@ def terminal(directory: Path, *words: str) -> Iterator[Terminal]:
 
 def test_the_panel_is_live_ctrl_c_saves_and_the_second_run_goes_on(tmp_path: Path) -> None:
     words = ("--hidden", "32", "--stop-at", "0", "--step-ms", "2")
-    with terminal(tmp_path, *words) as first:
+    with terminal(tmp_path, *words, "--steps", "1000000") as first:
         first.read_until(r"(?s)async-ckpt demo.*accuracy .*held out.*Ctrl-C saves and stops")
-        first.read_until(r"step 40, .*durable in")
+        first.read_until(r"step \d{2,}, .*durable in")
         first.type(CONTROL_C)
         assert first.read_to_the_end() == 0
     stopped = re.search(r"stopped at step (\d+): ", first.text)
@@ -89,5 +89,5 @@ def test_the_panel_is_live_ctrl_c_saves_and_the_second_run_goes_on(tmp_path: Pat
 
     with terminal(tmp_path, *words, "--steps", str(int(stopped[1]) + 10)) as second:
         assert second.read_to_the_end() == 0
-    assert f"resumed from step {stopped[1]} in " in second.text.splitlines()[0]
+    assert f"resumed from step {stopped[1]} in " in second.text
     assert f"stopped at step {int(stopped[1]) + 10}: " in second.text

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from async_ckpt import events
+from async_ckpt import Vote, events
 from async_ckpt.cli.demo.view import View
 
 D = "runs/x"
@@ -82,6 +82,13 @@ def test_votes_and_the_stop_are_kept_in_words() -> None:
     assert seen.stopping == "good"
     assert seen.signals == 1
     assert seen.trouble == "checkpoint 9 passed over: short"
+
+
+def test_what_earlier_runs_left_is_shown_beside_what_happens_now() -> None:
+    seen = view(make(events.StopVoted, listener="evaluator", step=60, reason="good"))
+    seen.inherit([Vote("evaluator", 40, "good", earlier=True), Vote("evaluator", 60, "good")], [40, 20])
+    assert seen.votes == ["evaluator at step 40, in an earlier run", "evaluator at step 60: good"]
+    assert seen.kept == [20, 40]
 
 
 def drawn(seen: View, width: int = 120) -> str:

@@ -51,9 +51,9 @@ def load() -> Digits:
     # scikit-learn takes a second to import; only a run that trains has to pay for it.
     from sklearn.datasets import load_digits  # noqa: PLC0415
 
-    scans = load_digits()
-    images = np.asarray(scans.data, dtype=np.float32) / np.float32(16)
-    labels = np.asarray(scans.target, dtype=np.int64)
+    pixels, digits = load_digits(return_X_y=True)
+    images = np.asarray(pixels, dtype=np.float32) / np.float32(16)
+    labels = np.asarray(digits, dtype=np.int64)
     order = np.random.default_rng(SPLIT_SEED).permutation(len(labels))
     held, train = order[:HELD_OUT], order[HELD_OUT:]
     return Digits(images[train], labels[train], images[held], labels[held])

@@ -126,7 +126,7 @@ class LiveDisplay:
         self._drawing: asyncio.Task[None] | None = None
 
     def say(self, line: str) -> None:
-        self._live.console.print(line, markup=False, highlight=False)
+        self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def tell(self, event: events.Event) -> None:
         pass

@@ -7,7 +7,7 @@ for stay the same objects for the whole run.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Floats", "Params", "accuracy", "adam", "gradients", "new_params"]
 
-Floats: TypeAlias = "NDArray[np.float32]"
+Floats: TypeAlias = "NDArray[np.floating[Any]]"
 Params: TypeAlias = "dict[str, Floats]"
 
 KEPT = np.float32(0.8)

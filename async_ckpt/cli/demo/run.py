@@ -14,7 +14,6 @@ from async_ckpt import (
     CheckpointSaverHook,
     LatestN,
     MonitoredTrainingSession,
-    Saver,
     StopAtStepHook,
     StructureMismatchError,
     events,
@@ -78,6 +77,7 @@ async def run(options: Options) -> int:
     session.subscribe(observe)
     try:
         async with face, session:
+            view.inherit(session.votes, [c.step for c in await saver_hook.saver.checkpoints()])
             _greet(session, evaluator, face, options)
             await _train(
                 session, partial(train_step, state, digits, options.rate), view, options.step_ms / 1e3
@@ -87,7 +87,7 @@ async def run(options: Options) -> int:
             f"{directory} holds a run of another shape: give its --hidden, take another --dir, or {GO_ON}"
         )
         raise Refused(message) from error
-    await _sum_up(session, evaluator, face, directory)
+    _sum_up(session, evaluator, face, view)
     return Exit.DONE
 
 
@@ -125,12 +125,11 @@ def _greet(
         face.say(f"step {session.global_step} of {options.steps} done already: raise --steps, or {GO_ON}")
 
 
-async def _sum_up(
-    session: MonitoredTrainingSession, evaluator: Evaluator, face: display.Display, directory: str
+def _sum_up(
+    session: MonitoredTrainingSession, evaluator: Evaluator, face: display.Display, view: View
 ) -> None:
     face.say(f"stopped at step {session.global_step}: {session.stop_reason}")
-    async with Saver(directory) as saver:
-        kept = ", ".join(str(checkpoint.step) for checkpoint in await saver.checkpoints())
+    kept = ", ".join(map(str, view.kept))
     face.say(f"best accuracy {evaluator.best:.6f} at step {evaluator.best_step}; on disk: {kept}")
-    if not evaluator.reached and "SIG" in (session.stop_reason or ""):
+    if view.signals and not evaluator.reached:
         face.say("start it again to go on from here")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from async_ckpt import events
+from async_ckpt import Vote, events
 
 __all__ = ["Saved", "View"]
 
@@ -108,6 +109,12 @@ class View:
                 self.kept = [kept for kept in self.kept if kept != step]
             case _:
                 pass
+
+    def inherit(self, votes: Iterable[Vote], steps: Iterable[int]) -> None:
+        """Take over what earlier runs left: their votes, which stop nobody now, and the steps on disk."""
+        earlier = [f"{v.listener} at step {v.step}, in an earlier run" for v in votes if v.earlier]
+        self.votes = [*earlier, *self.votes]
+        self.kept = sorted(steps)
 
     def measured(self, step: int, accuracy: float) -> Saved | None:
         """Note the accuracy of checkpoint ``step``.
