@@ -20,6 +20,7 @@ __all__ = [
     "StepCounterHook",
     "StepRun",
     "StopAtStepHook",
+    "all_finite",
 ]
 
 logger = logging.getLogger("async_ckpt")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from async_ckpt.session import MonitoredTrainingSession
 
-__all__ = ["PHASES", "CheckpointSaverListener", "Registration", "Stop", "register"]
+__all__ = ["PHASES", "CheckpointSaverListener", "Registration", "Stop", "is_stateful", "register"]
 
 PHASES = ("begin", "before_save", "after_save", "end")
 

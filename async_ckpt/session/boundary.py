@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from async_ckpt.session.host import SessionHost
 
-__all__ = ["Boundary", "Place", "SaveRequest", "inside_user_code"]
+__all__ = ["Boundary", "Place", "SaveRequest", "inside_user_code", "skipped"]
 
 
 @dataclass(slots=True)
