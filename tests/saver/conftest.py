@@ -81,7 +81,13 @@ def rich_state(seed: int = 0) -> dict[str, Any]:
             "complex": rng.standard_normal(5) + 1j,
         },
         "optimizer": {"m": [rng.standard_normal(11), rng.standard_normal(3)], "step": seed, "lr": 1e-3},
-        "data": {"position": 2**70, "name": "digits", "seen": (1, 2), "nan": float("nan"), "raw": b"\x00\xff"},
+        "data": {
+            "position": 2**70,
+            "name": "digits",
+            "seen": (1, 2),
+            "nan": float("nan"),
+            "raw": b"\x00\xff",
+        },
         "rng": np.random.default_rng(seed + 1),
     }
 

@@ -152,7 +152,7 @@ async def test_the_checkpoint_says_what_it_is(make_store: Callable[[], Any]) -> 
     clock = FakeClock()
     store = make_store()
     async with Saver(store, clock=clock) as saver:
-        metrics = {"loss": float("nan"), "acc": np.float32(0.5), "n": 3, "inf": -math.inf}
+        metrics: dict[str, Any] = {"loss": float("nan"), "acc": np.float32(0.5), "n": 3, "inf": -math.inf}
         metadata = {"git": "abc", "sizes": [1, 2], "nested": {"deep": None}}
         made = await saver.save({"a": np.ones(4)}, 12, metrics=metrics, metadata=metadata)
         (listed,) = await saver.checkpoints()
@@ -222,9 +222,12 @@ async def test_an_unsupported_leaf_raises_before_anything_is_on_disk(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("step", "error"), [(-1, ValueError), (10**19, ValueError), (True, TypeError), (1.0, TypeError), ("1", TypeError)]
+    ("step", "error"),
+    [(-1, ValueError), (10**19, ValueError), (True, TypeError), (1.0, TypeError), ("1", TypeError)],
 )
-async def test_a_step_is_a_small_enough_integer(memory: MemoryStore, step: Any, error: type[Exception]) -> None:
+async def test_a_step_is_a_small_enough_integer(
+    memory: MemoryStore, step: Any, error: type[Exception]
+) -> None:
     async with Saver(memory) as saver:
         with pytest.raises(error, match="step"):
             saver.start_save({}, step)
@@ -271,10 +274,11 @@ async def test_a_closed_saver_says_so(memory: MemoryStore) -> None:
     saver = Saver(memory)
     async with saver:
         await saver.save({}, 1)
-    for call in (
+    calls: list[Callable[[], Any]] = [
         lambda: saver.start_save({}, 2),
         lambda: saver._start(saver._flatten({}), 2),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(ProtocolError, match="closed"):
             call()
     for method in (
