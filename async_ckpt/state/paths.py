@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 __all__ = ["components", "join", "matcher", "slugs"]
 
@@ -28,7 +29,7 @@ def _component(key: object) -> str:
     return _SPECIAL.sub(_escape, text) if text else "~"
 
 
-def components(keys: Sequence[object]) -> list[str]:
+def components(keys: Sequence[Any]) -> list[str]:
     """Give one path component per key; distinct, also when keys such as ``1`` and ``"1"`` look alike."""
     if isinstance(keys, range):
         return [str(i) for i in keys]

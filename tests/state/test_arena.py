@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +54,7 @@ def test_memory_nobody_holds_is_used_again_when_it_is_large_enough() -> None:
     ],
     ids=["memory", "slice", "array", "iterator"],
 )
-def test_memory_somebody_holds_is_never_handed_out_again(keep) -> None:
+def test_memory_somebody_holds_is_never_handed_out_again(keep: Callable[[memoryview], Any]) -> None:
     arena = Arena()
     kept = keep(arena.reserve(PAGE))
     assert arena.lent()

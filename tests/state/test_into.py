@@ -1,4 +1,4 @@
-"""Restoring in place: everything fits and is filled where it stands, or nothing is touched and every reason is given."""
+"""Restoring in place: all of it where it stands, or nothing is touched and every reason is given."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def restore(saved: Any, target: Any, **options: Any) -> Any:
 
 def test_arrays_are_read_straight_into_where_they_live() -> None:
     w, inner = np.zeros((2, 3), "f4"), np.zeros(())
-    target = {"model": {"w": w}, "pair": (inner, [np.zeros(0)])}
+    target: dict[Any, Any] = {"model": {"w": w}, "pair": (inner, [np.zeros(0)])}
     made = restore({"model": {"w": np.full((2, 3), 5, "f4")}, "pair": (np.array(2.5), [np.zeros(0)])}, target)
     assert target["model"]["w"] is w
     assert (w == 5).all()
@@ -98,7 +98,7 @@ def test_plain_values_are_set_in_what_can_be_changed_whatever_their_type_was() -
     )
     assert target["list"] is items
     assert target["config"] is config
-    assert config.rate != config.rate  # noqa: PLR0124 - NaN
+    assert config.rate != config.rate
     assert config.weights == [b"x", 2**90]
     assert exact({key: target[key] for key in ("step", 3, "list", "np", "b")}) == exact(
         {"step": 7, 3: 1.5, "list": [None, True], "np": 3, "b": "b" * 3000}
@@ -106,7 +106,7 @@ def test_plain_values_are_set_in_what_can_be_changed_whatever_their_type_was() -
 
 
 def test_mappings_of_other_types_fit_each_other() -> None:
-    target = {"a": OrderedDict(x=1, y=2), "b": defaultdict(int, z=1), "c": deque([1, 2])}
+    target: dict[Any, Any] = {"a": OrderedDict(x=1, y=2), "b": defaultdict(int, z=1), "c": deque([1, 2])}
     kinds = [type(value) for value in target.values()]
     restore({"a": {"y": 20, "x": 10}, "b": {"z": 30}, "c": [40, 50]}, target)
     assert [type(value) for value in target.values()] == kinds
@@ -118,8 +118,12 @@ def test_mappings_of_other_types_fit_each_other() -> None:
 
 
 def test_generators_are_set_where_they_live() -> None:
-    saved = {"rng": np.random.default_rng(1), "old": np.random.RandomState(2), "bits": (np.random.Philox(3),)}
-    target = {
+    saved: dict[Any, Any] = {
+        "rng": np.random.default_rng(1),
+        "old": np.random.RandomState(2),
+        "bits": (np.random.Philox(3),),
+    }
+    target: dict[Any, Any] = {
         "rng": np.random.default_rng(9),
         "old": np.random.RandomState(9),
         "bits": (np.random.Philox(9),),
@@ -135,7 +139,7 @@ def test_generators_are_set_where_they_live() -> None:
 def test_an_array_that_cannot_be_written_to_is_replaced() -> None:
     frozen = np.zeros(3)
     frozen.flags.writeable = False
-    target = {"a": frozen}
+    target: dict[Any, Any] = {"a": frozen}
     restore({"a": np.ones(3)}, target)
     assert target["a"].tolist() == [1, 1, 1]
     assert frozen.tolist() == [0, 0, 0]
@@ -155,14 +159,28 @@ def mismatch(saved: Any, target: Any, **options: Any) -> StructureMismatchError:
 
 
 def test_every_mismatch_is_listed_at_once_and_nothing_is_touched() -> None:
-    saved = {
-        "w": np.ones((2, 3), "f4"), "b": np.ones(3), "k": {"x": 1, "y": np.ones(2)}, "l": [1, 2, 3], "n": 1,
-        "same": np.ones(4), "gone": {"deep": [1, np.ones(1)], "empty": {}}, "t": (1,), "rng": np.random.default_rng(1),
-    }  # fmt: skip
-    target = {
-        "w": np.zeros((3, 2), "f4"), "b": np.zeros(3, "f4"), "k": np.zeros(1), "l": [1, 2], "n": [1],
-        "same": np.zeros(4), "new": {"deep": (1, {"a": np.zeros(1)}), "empty": []}, "t": [1], "rng": 5,
-    }  # fmt: skip
+    saved: dict[Any, Any] = {
+        "w": np.ones((2, 3), "f4"),
+        "b": np.ones(3),
+        "k": {"x": 1, "y": np.ones(2)},
+        "l": [1, 2, 3],
+        "n": 1,
+        "same": np.ones(4),
+        "gone": {"deep": [1, np.ones(1)], "empty": {}},
+        "t": (1,),
+        "rng": np.random.default_rng(1),
+    }
+    target: dict[Any, Any] = {
+        "w": np.zeros((3, 2), "f4"),
+        "b": np.zeros(3, "f4"),
+        "k": np.zeros(1),
+        "l": [1, 2],
+        "n": [1],
+        "same": np.zeros(4),
+        "new": {"deep": (1, {"a": np.zeros(1)}), "empty": []},
+        "t": [1],
+        "rng": 5,
+    }
     error = mismatch(saved, target)
     assert error.unexpected == ("gone/deep/0", "gone/deep/1", "gone/empty")
     assert error.missing == ("new/deep/0", "new/deep/1/a", "new/empty")
@@ -222,7 +240,7 @@ def test_keys_of_other_types_are_other_keys() -> None:
 
 
 def test_without_strict_only_the_common_part_is_filled() -> None:
-    target = {"a": 1, "k": {"x": 1, "new": 2}, "own": np.zeros(2)}
+    target: dict[Any, Any] = {"a": 1, "k": {"x": 1, "new": 2}, "own": np.zeros(2)}
     restore({"a": 10, "k": {"x": 11, "old": 12}, "gone": np.ones(2)}, target, strict=False)
     assert exact(target) == exact({"a": 10, "k": {"x": 11, "new": 2}, "own": np.zeros(2)})
     assert mismatch({"l": [1, 2], "w": np.ones(2)}, {"l": [1], "w": np.ones(3)}, strict=False).different == (
@@ -232,8 +250,12 @@ def test_without_strict_only_the_common_part_is_filled() -> None:
 
 
 def test_only_leaves_the_rest_alone_even_if_it_does_not_fit() -> None:
-    target = {"model": {"w": np.zeros(2), "n": 0, "l": [0, 0]}, "opt": np.zeros(5), "other": 1}
-    saved = {"model": {"w": np.ones(2), "n": 1, "l": [1, 1]}, "opt": np.ones(3), "gone": 2}
+    target: dict[Any, Any] = {
+        "model": {"w": np.zeros(2), "n": 0, "l": [0, 0]},
+        "opt": np.zeros(5),
+        "other": 1,
+    }
+    saved: dict[Any, Any] = {"model": {"w": np.ones(2), "n": 1, "l": [1, 1]}, "opt": np.ones(3), "gone": 2}
     made = restore(saved, target, only="model/**")
     assert made.indices == (0,)
     assert exact(target) == exact(
@@ -264,7 +286,7 @@ def test_stateful_objects_get_their_part_last() -> None:
             super().load_state_dict(state)
 
     late = Late({"different": "altogether"})
-    target = {"late": late, "a": np.zeros(1), "z": 0, "trainer": Trainer(Module(None), 0)}
+    target: dict[Any, Any] = {"late": late, "a": np.zeros(1), "z": 0, "trainer": Trainer(Module(None), 0)}
     restore(
         {
             "late": Module({"w": np.ones(2), "l": (1, "x" * 2000)}),
@@ -284,7 +306,7 @@ def test_a_state_dict_saved_by_hand_fits_the_object_and_the_other_way_round() ->
     model = Module({"w": np.zeros(2)})
     restore({"model": {"w": np.ones(2)}}, {"model": model})
     assert exact(model.loaded) == exact([{"w": np.ones(2)}])
-    target = {"model": {"w": np.zeros(2)}}
+    target: dict[Any, Any] = {"model": {"w": np.zeros(2)}}
     restore({"model": Module({"w": np.ones(2)})}, target)
     assert exact(target) == exact({"model": {"w": np.ones(2)}})
 
@@ -385,11 +407,11 @@ def writeable(flag: bool) -> np.ndarray:
 
 RESTORABLE: dict[str, Callable[[], Any]] = {
     "plain values in a dict": lambda: {"a": 1, "b": [None, "x"]},
-    "arrays anywhere": lambda: (writeable(True), Frozen(writeable(True), {"n": 1})),  # type: ignore[arg-type]
+    "arrays anywhere": lambda: (writeable(True), Frozen(writeable(True), {"n": 1})),
     "a read-only array in a dict": lambda: {"a": writeable(False)},
     "a dataclass": lambda: Config(1.0, []),
     "generators anywhere": lambda: (np.random.default_rng(1), np.random.RandomState(1)),
-    "stateful objects anywhere": lambda: (Module((1, 2)), Frozen(Module(1), ())),  # type: ignore[arg-type]
+    "stateful objects anywhere": lambda: (Module((1, 2)), Frozen(Module(1), ())),
     "empty tuples": lambda: {"a": ()},
     "an array at the root": lambda: writeable(True),
 }

@@ -13,7 +13,7 @@ from async_ckpt.state.arena import Arena
 from async_ckpt.state.into import check_restorable, plan_into
 from async_ckpt.state.layout import plan
 from async_ckpt.state.staging import stage, view
-from async_ckpt.state.tree import flatten
+from async_ckpt.state.tree import flatten, unflatten
 from tests.state.roundtrip import exact, stored_arrays, there_and_back, through_json
 
 jax = pytest.importorskip("jax")
@@ -22,9 +22,22 @@ jnp = jax.numpy
 
 @pytest.mark.parametrize(
     "dtype",
-    ["bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "complex64", "bfloat16",
-     "float8_e4m3fn", "float8_e5m2"],
-)  # fmt: skip
+    [
+        "bool",
+        "uint8",
+        "int8",
+        "uint16",
+        "int16",
+        "uint32",
+        "int32",
+        "float16",
+        "float32",
+        "complex64",
+        "bfloat16",
+        "float8_e4m3fn",
+        "float8_e5m2",
+    ],
+)
 @pytest.mark.parametrize("shape", [(), (0, 2), (3, 4)], ids=str)
 def test_an_array_of_any_dtype_comes_back(dtype: str, shape: tuple[int, ...]) -> None:
     array = jnp.ones(shape, dtype)
@@ -41,15 +54,9 @@ def test_64_bits_come_back_whether_jax_has_them_or_not() -> None:
         back = there_and_back(arrays)
         assert all(isinstance(array, jax.Array) for array in back)
     assert [str(array.dtype) for array in back] == ["float64", "complex128", "int64"]
-    narrow = there_and_back([np.zeros(0)]) and [array for array in unflat(flat)]
+    narrow = unflatten(flat.structure, stored_arrays(flat))
     assert all(isinstance(array, np.ndarray) for array in narrow)
     assert [array.tolist() for array in narrow] == [[0, 1, 2], [1, 1], [0, 1, 2]]
-
-
-def unflat(flat: Any) -> Any:
-    from async_ckpt.state.tree import unflatten
-
-    return unflatten(flat.structure, stored_arrays(flat))
 
 
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
@@ -74,7 +81,7 @@ def restore(saved: Any, target: Any) -> Any:
 
 def test_an_array_is_replaced_where_it_stands_and_lies() -> None:
     old = jnp.zeros(3)
-    target = {"a": old, "k": [jax.random.key(0)], "n": np.zeros(2, ml_dtypes.bfloat16)}
+    target: dict[Any, Any] = {"a": old, "k": [jax.random.key(0)], "n": np.zeros(2, ml_dtypes.bfloat16)}
     restore({"a": np.ones(3, "f4"), "k": [jax.random.key(7)], "n": jnp.ones(2, "bfloat16")}, target)
     assert isinstance(target["a"], jax.Array)
     assert target["a"].sharding == old.sharding

@@ -1,4 +1,4 @@
-"""Every byte of every file has one place: no hole, no overlap, aligned, readable by any safetensors reader."""
+"""Every byte of every file has one place: no hole, no overlap, aligned, readable by anybody."""
 
 from __future__ import annotations
 

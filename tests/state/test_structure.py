@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -78,15 +79,18 @@ def replaced(tree: Any, at: tuple[int, ...], new: Any) -> Any:
 )
 def test_any_change_of_a_structure_is_built_or_called_damaged(at: tuple[int, ...], new: Any) -> None:
     arrays = [np.zeros(2, "<f4"), np.zeros(2000, "u1")]
-    try:
+    with contextlib.suppress(DamagedCheckpointError):
         unflatten(replaced(STRUCTURE, at, new), arrays)
-    except DamagedCheckpointError:
-        pass
 
 
 def test_nothing_is_looked_up_by_the_names_in_a_structure() -> None:
-    structure = ["list", ["dataclass", "os.system", "command", "true"], ["namedtuple", "builtins.eval", "x", "1"],
-                 ["node", "subprocess.Popen", "0", "true"], ["stateful", "shutil.rmtree", "/"]]  # fmt: skip
+    structure = [
+        "list",
+        ["dataclass", "os.system", "command", "true"],
+        ["namedtuple", "builtins.eval", "x", "1"],
+        ["node", "subprocess.Popen", "0", "true"],
+        ["stateful", "shutil.rmtree", "/"],
+    ]
     assert unflatten(structure, []) == [{"command": "true"}, ("1",), ["true"], "/"]
 
 
