@@ -1,0 +1,83 @@
+"""Determinism, shown over 20,000 seeded schedules: the grammar and the rounds hold, calm runs are all alike.
+
+5,000 calm schedules (500 scenarios, 10 each), 7,500 rough ones, and at least 7,500 on which the run is
+cancelled at each of its steps in turn. Chunks, so that several processes can share them.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import warnings
+from collections.abc import Iterator
+
+import pytest
+
+from tests.determinism.grammar import check
+from tests.determinism.replay import command
+from tests.determinism.scenario import Family, draw
+from tests.determinism.world import Run, play
+
+CHUNKS = 25
+CALM_SCENARIOS = 500
+SCHEDULES_PER_CALM_SCENARIO = 10
+ROUGH_SCHEDULES = 7500
+CANCELLED_SCHEDULES = 7500
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Failures are the point here: their warnings and log lines would only cost time."""
+    logging.disable(logging.CRITICAL)
+    # Each run leaves cycles behind; looking through what the test run itself holds is what makes them dear.
+    gc.collect()
+    gc.freeze()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    gc.unfreeze()
+    logging.disable(logging.NOTSET)
+
+
+def checked(family: Family, number: int, seed: int, cancel_at: int | None = None) -> Run:
+    """One schedule, with the grammar checked; a failure says how to see it again."""
+    try:
+        run = play(draw(family, number), seed, cancel_at=cancel_at)
+        check(run.log, run.rules)
+    except BaseException as error:
+        error.add_note(command(family, number, seed, cancel_at))
+        raise
+    return run
+
+
+def chunk(index: int, total: int) -> range:
+    size = total // CHUNKS
+    return range(index * size, (index + 1) * size)
+
+
+@pytest.mark.parametrize("index", range(CHUNKS))
+def test_calm_runs_are_the_same_on_every_schedule(index: int) -> None:
+    for number in chunk(index, CALM_SCENARIOS):
+        first = checked("calm", number, 0)
+        assert first.error is None, command("calm", number, 0)
+        for seed in range(1, SCHEDULES_PER_CALM_SCENARIO):
+            other = checked("calm", number, seed)
+            assert other.sequence == first.sequence, command("calm", number, seed)
+            assert other.stopped_at == first.stopped_at, command("calm", number, seed)
+
+
+@pytest.mark.parametrize("index", range(CHUNKS))
+def test_rough_runs_keep_the_grammar(index: int) -> None:
+    for number in chunk(index, ROUGH_SCHEDULES):
+        checked("rough", number, number)
+
+
+@pytest.mark.parametrize("index", range(CHUNKS))
+def test_a_run_cancelled_at_any_of_its_steps_keeps_the_grammar(index: int) -> None:
+    family: Family = "calm" if index % 2 else "rough"
+    number, schedules = index * 1_000_000, 0
+    while schedules < CANCELLED_SCHEDULES // CHUNKS:
+        number += 1
+        for step in range(1, checked(family, number, number).main_steps + 1):
+            checked(family, number, number, cancel_at=step)
+            schedules += 1
