@@ -13,7 +13,7 @@ from async_ckpt.listeners import is_stateful
 from async_ckpt.saver import Restored
 from async_ckpt.saver_hook import CheckpointSaverHook
 from async_ckpt.session.boundary import Place, inside_user_code
-from async_ckpt.session.restoring import Restoring
+from async_ckpt.session.restoring import Restoring, check
 from async_ckpt.system.threads import finish, spawn
 
 if TYPE_CHECKING:
@@ -30,12 +30,15 @@ async def enter(session: MonitoredTrainingSession) -> None:
     """
     host, places = session._host, session._places
     host.stateful_hooks = _stateful_hooks(places)
+    hooks = [*_saver_hooks(places), *session._readers]
+    for hook in hooks:
+        check(hook)
     for place in places:
         if place.runner is not None:
             await place.runner.saver.open()
     for place in places:
         await _begin(place)
-    restoring = Restoring([*_saver_hooks(places), *session._readers], host)
+    restoring = Restoring(hooks, host)
     await restoring.run()
     resumed: dict[Any, Restored] = {**restoring.resumed}
     host.global_step = next((restored.step for restored in resumed.values()), 0)

@@ -22,7 +22,7 @@ from async_ckpt.state.into import check_restorable
 if TYPE_CHECKING:
     from async_ckpt.session.host import SessionHost
 
-__all__ = ["Restoring"]
+__all__ = ["Restoring", "check"]
 
 
 class Restoring:
@@ -50,8 +50,7 @@ class Restoring:
             ValueError: Two hooks ask for different steps.
         """
         for hook in self._hooks:
-            if hook.restores_in_place:
-                check_restorable(hook.state)
+            check(hook)
             self._listed[hook] = set(await hook.saver._store.steps())
         while (step := self._best()) is not None:
             if await self._read_everywhere(step):
@@ -95,15 +94,22 @@ class Restoring:
                 continue
             try:
                 self.resumed[hook] = await _read(hook, hook.saver, step)
+            except NoCheckpointError:
+                # Deleted since it was listed, by the writer this session only reads from.
+                self._listed[hook].discard(step)
+                return False
             except (DamagedCheckpointError, FormatVersionError) as error:
                 if hook.restore_step is not None:
                     raise
-                self._rejected[hook][step] = error
-                path = error.path or hook.saver.location
-                self._host.emit(events.CheckpointRejected, step=step, path=path, reason=str(error))
-                self._host.warn(f"the checkpoint of step {step} was passed over: {error}")
+                self._reject(hook, step, error)
                 return False
         return True
+
+    def _reject(self, hook: CheckpointSaverHook, step: int, error: RestoreError) -> None:
+        self._rejected[hook][step] = error
+        path = error.path or hook.saver.location
+        self._host.emit(events.CheckpointRejected, step=step, path=path, reason=str(error))
+        self._host.warn(f"the checkpoint of step {step} was passed over: {error}")
 
     def _refuse_left_behind(self, step: int) -> None:
         """A hook that has checkpoints, but not this one, would train on with a state of another step."""
@@ -130,14 +136,30 @@ class Restoring:
                 reasons = "; ".join(f"step {s}: {e}" for s, e in sorted(rejected.items(), reverse=True))
                 message = f"{hook.saver.location} holds checkpoints, and none of them is valid ({reasons})"
                 newest = max(rejected)
-                raise DamagedCheckpointError(message, step=newest, path=hook.saver.location) from rejected[
-                    newest
-                ]
+                newer = all(isinstance(error, FormatVersionError) for error in rejected.values())
+                kind = FormatVersionError if newer else DamagedCheckpointError
+                raise kind(message, step=newest, path=hook.saver.location) from rejected[newest]
             if hook.restore_path is not None:
-                self.started[hook] = await _warm_start(hook, *hook.restore_path)
+                await self._start_warm(hook, *hook.restore_path)
+
+    async def _start_warm(self, hook: CheckpointSaverHook, directory: Path, step: int | None) -> None:
+        async with Saver(directory) as other:
+            self.started[hook] = restored = await _read(hook, other, step)
+        for skipped in restored.skipped:
+            self._reject(hook, skipped.step, skipped.reason)
 
 
-async def _read(hook: CheckpointSaverHook, saver: Saver, step: int) -> Restored:
+def check(hook: CheckpointSaverHook) -> None:
+    """Refuse a state that could not be filled in place.
+
+    Raises:
+        UnsupportedLeafError: It holds something that cannot be replaced where it stands, or be saved.
+    """
+    if hook.restores and hook.restores_in_place:
+        check_restorable(hook.state)
+
+
+async def _read(hook: CheckpointSaverHook, saver: Saver, step: int | None) -> Restored:
     if hook.restores_in_place:
         return await saver.restore(step, into=hook.state)
     restored = await saver.restore(step)
@@ -147,14 +169,3 @@ async def _read(hook: CheckpointSaverHook, saver: Saver, step: int) -> Restored:
             if inspect.isawaitable(result):
                 await result
     return restored
-
-
-async def _warm_start(hook: CheckpointSaverHook, directory: Path, step: int | None) -> Restored:
-    async with Saver(directory) as other:
-        if step is None:
-            latest = await other.latest()
-            if latest is None:
-                message = f"{directory} holds no checkpoint to start from"
-                raise NoCheckpointError(message, path=str(directory))
-            step = latest.step
-        return await _read(hook, other, step)
