@@ -165,7 +165,7 @@ class Boundary:
             for request in requests:
                 if len(request.attempts) == len(self._savers):
                     self._scheduler.watch(self._answer(request), "answer save()")
-                else:
+                elif not request.answer.done():
                     # The boundary ended early: the next one, or the exit, serves the request.
                     request.withdraw()
                     self.requests.append(request)

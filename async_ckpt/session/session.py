@@ -117,6 +117,7 @@ class MonitoredTrainingSession:
         #: a step failed or was cancelled in the middle: the state belongs to no boundary
         self._mid_step = False
         self._decided: str | None = None
+        self._stop_asked = False
         self._stop_reason: str | None = None
         self._restored: Restored | None = None
         self._owes_reading = False
@@ -253,7 +254,7 @@ class MonitoredTrainingSession:
         await asyncio.sleep(0)
 
     def __aiter__(self) -> Self:
-        self._calls = -1
+        self._calls = 1
         return self
 
     async def __anext__(self) -> int:
@@ -290,6 +291,9 @@ class MonitoredTrainingSession:
 
     def _end_step(self) -> None:
         self._stepping = False
+        if self._stop_asked:
+            # The step may have failed, and then no boundary has published what was asked for in it.
+            self._publish_stop()
 
     async def _count(self, run: StepRun) -> None:
         self._mid_step = False
@@ -361,9 +365,11 @@ class MonitoredTrainingSession:
             if not self._stepping and (own or not self._by_advance):
                 await self._serve_requests()
             checkpoints = await request.answer
-        except asyncio.CancelledError:
+        except BaseException:
             request.answer.cancel()
             request.withdraw()
+            if request in self._boundary.requests:
+                self._boundary.requests.remove(request)
             raise
         return checkpoints[0] if len(checkpoints) == 1 else checkpoints
 
@@ -444,6 +450,7 @@ class MonitoredTrainingSession:
 
     def _stop_now(self, reason: str) -> None:
         self._scheduler.tell(p.StopRequested(reason))
+        self._stop_asked = True
         if not self._stepping:
             self._publish_stop()
 
