@@ -189,7 +189,6 @@ class SaveRunner:
             listeners = await self._states("before_save", step)
             if listeners is None:
                 return False
-            await self._set_aside()
             await self._stage(attempt, listeners)
         except BaseException as error:  # noqa: BLE001 - an outcome, not a way out
             self._save_failed(attempt, error)
@@ -209,6 +208,8 @@ class SaveRunner:
         host = self._host
         metrics = dict(host.metrics)
         flat = await host.in_state_thread(lambda: self.saver._flatten(self._read_state()), bound=self._bound)
+        # Only now: a state that cannot be saved is no reason to touch what is there.
+        await self._set_aside()
         attempt.pending = self.saver._start(
             flat,
             attempt.step,

@@ -57,7 +57,12 @@ class Restoring:
                 self._refuse_left_behind(step)
                 break
         else:
-            await self._start_afresh()
+            self.resumed.clear()
+            self._refuse_damaged()
+        for hook in self._hooks:
+            shares = any(hook.state is other.state for other in self.resumed)
+            if hook.restore_path is not None and not self._listed[hook] and not shares:
+                await self._start_warm(hook, *hook.restore_path)
         for hook, restored in self.all().items():
             del hook
             self._host.emit(events.CheckpointRestored, step=restored.step, path=restored.checkpoint.path)
@@ -128,8 +133,7 @@ class Restoring:
                 )
                 raise RestoreError(message, step=step, path=location)
 
-    async def _start_afresh(self) -> None:
-        self.resumed.clear()
+    def _refuse_damaged(self) -> None:
         for hook in self._hooks:
             rejected = self._rejected[hook]
             if rejected:
@@ -139,8 +143,6 @@ class Restoring:
                 newer = all(isinstance(error, FormatVersionError) for error in rejected.values())
                 kind = FormatVersionError if newer else DamagedCheckpointError
                 raise kind(message, step=newest, path=hook.saver.location) from rejected[newest]
-            if hook.restore_path is not None:
-                await self._start_warm(hook, *hook.restore_path)
 
     async def _start_warm(self, hook: CheckpointSaverHook, directory: Path, step: int | None) -> None:
         async with Saver(directory) as other:
