@@ -7,15 +7,20 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from async_ckpt.errors import RestoreError, StructureMismatchError, UnsupportedLeafError
+from async_ckpt.errors import (
+    DamagedCheckpointError,
+    RestoreError,
+    StructureMismatchError,
+    UnsupportedLeafError,
+)
 
 from . import rng
-from .arrays import Bytes, describe, is_array
+from .arrays import Bytes, check_kind, describe, is_array
 from .compare import Comparison
-from .dtypes import UnsaveableError
+from .dtypes import UnsaveableError, checked_nbytes
 from .landing import Landing, lies_in_place
 from .nodes import is_stateful, open_node, words
-from .parse import MAX_DEPTH, choose, parse
+from .parse import MAX_DEPTH, Node, choose, parse
 from .paths import join
 from .scalars import PLAIN_TYPES
 
@@ -112,15 +117,31 @@ def plan_into(
 
     Raises:
         StructureMismatchError: The checkpoint does not fit; every place that differs is listed.
-        DamagedCheckpointError: The structure is malformed.
+        DamagedCheckpointError: The structure is malformed, or a leaf cannot be of the kind it claims.
     """
-    root = choose(parse(structure, len(specs)), only)
+    whole = parse(structure, len(specs))
+    _judge(whole, specs)
+    root = choose(whole, only)
     found = Comparison(specs, only=only, strict=strict, namespace=namespace)
     if root is not None:
         found.compare(root, target, "", None, 0)
     if found.missing or found.unexpected or found.different:
         raise _mismatch(found)
     return IntoPlan(found.landings, found.sets, found.loads)
+
+
+def _judge(node: Node, specs: Sequence[Stored]) -> None:
+    """Check that every leaf can be what the structure claims, before anything is overwritten with it."""
+    if node.tag == "array":
+        spec = specs[node.value]
+        try:
+            checked_nbytes(spec.dtype, tuple(spec.shape))
+            check_kind(node.label, spec.dtype, tuple(spec.shape))
+        except ValueError as error:
+            msg = f"leaf {node.value} of the tree structure is malformed: {error}"
+            raise DamagedCheckpointError(msg) from error
+    for child in node.children:
+        _judge(child, specs)
 
 
 def _mismatch(found: Comparison) -> StructureMismatchError:

@@ -21,6 +21,7 @@ from async_ckpt.errors import (
     UnsupportedLeafError,
 )
 from async_ckpt.state.into import check_restorable, plan_into
+from async_ckpt.state.layout import TensorSpec
 from async_ckpt.state.tree import flatten
 from tests.state.roundtrip import exact, stored_arrays, through_json
 from tests.state.test_tree import Config, Frozen, Module, Point, trees
@@ -348,9 +349,21 @@ def test_a_read_only_array_in_a_tuple_does_not_fit() -> None:
     assert "neither written to nor replaced" in mismatch((np.ones(1),), (frozen,)).different[0]
 
 
-def test_the_structure_is_judged() -> None:
+@pytest.mark.parametrize(
+    ("leaf", "spec"),
+    [
+        (["array", 0, "pickle"], TensorSpec("m", "w", "F32", (2,), 8)),
+        (["array", 0, "str"], TensorSpec("m", "w", "F32", (2,), 8)),
+        (["array", 0, "numpy"], TensorSpec("m", "w", "F4", (2,), 1)),
+        (["array", 0, "numpy"], TensorSpec("m", "w", "F32", (-2,), 8)),
+        (["array", 1, "numpy"], TensorSpec("m", "w", "F32", (2,), 8)),
+        ("x", TensorSpec("m", "w", "F32", (2,), 8)),
+    ],
+)
+@pytest.mark.parametrize("target", [np.zeros(2, "f4"), Module(1), "text"], ids=["array", "stateful", "text"])
+def test_a_checkpoint_that_contradicts_itself_is_damaged(leaf: Any, spec: TensorSpec, target: Any) -> None:
     with pytest.raises(DamagedCheckpointError):
-        plan_into({}, ["dict", "a"], [])
+        plan_into({"w": target}, ["dict", "w", leaf], [spec])
 
 
 class Pair:
