@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from async_ckpt import MonitoredTrainingSession, Saver
+from async_ckpt import CheckpointSaverHook, MonitoredTrainingSession, Saver
 from async_ckpt.storage.memory import MemoryStore
 from async_ckpt.testing import Gate
 
@@ -19,7 +19,18 @@ if TYPE_CHECKING:
     from async_ckpt.events import Event
     from async_ckpt.storage.memory import MemoryPlace
 
-__all__ = ["HangError", "SlowStore", "advance", "disk_error", "events_of", "saver_on", "soon", "weights"]
+__all__ = [
+    "HangError",
+    "SlowStore",
+    "advance",
+    "disk_error",
+    "events_of",
+    "saver_on",
+    "soon",
+    "training",
+    "until",
+    "weights",
+]
 
 E = TypeVar("E", bound="Event")
 T = TypeVar("T")
@@ -33,15 +44,13 @@ class HangError(AssertionError):
 
 
 async def soon(awaitable: Awaitable[T], what: str = "what the test waits for") -> T:
-    """Await something that has to come; a hang becomes a failure that says what did not come."""
-    task = asyncio.ensure_future(awaitable)
-    done, _ = await asyncio.wait([task], timeout=HUNG_SECS)
-    if not done:
-        task.cancel()
-        await asyncio.wait([task])
+    """Await something that has to come, in this very task; a hang becomes a failure that names it."""
+    try:
+        async with asyncio.timeout(HUNG_SECS):
+            return await awaitable
+    except TimeoutError as error:
         message = f"{what} did not come"
-        raise HangError(message)
-    return await task
+        raise HangError(message) from error
 
 
 class SlowStore(MemoryStore):
@@ -127,6 +136,34 @@ async def saver_on(store: MemoryStore, **options: Any) -> AsyncIterator[Saver]:
     """A saver for a hook; closed at the end, when the session that used it has been left."""
     async with Saver(store, **options) as saver:  # type: ignore[arg-type]
         yield saver
+
+
+@contextlib.asynccontextmanager
+async def training(
+    store: MemoryStore,
+    *,
+    state: Any = None,
+    session_options: dict[str, Any] | None = None,
+    **hook_options: Any,
+) -> AsyncIterator[MonitoredTrainingSession]:
+    """An open session with one saver hook on ``store``, by default one that saves every second step."""
+    if not {"save_secs", "save_when"} & hook_options.keys():
+        hook_options.setdefault("save_steps", 2)
+    hook_options.setdefault("initial_save", "never")
+    async with saver_on(store) as saver:
+        hook = CheckpointSaverHook(saver, weights() if state is None else state, **hook_options)
+        async with MonitoredTrainingSession(hooks=[hook], **(session_options or {})) as session:
+            yield session
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Give the loop turns until ``holds()``."""
+
+    async def turns() -> None:
+        while not holds():  # noqa: ASYNC110 - our own state has no event to wait for
+            await asyncio.sleep(0)
+
+    await soon(turns(), "the state the test waits for")
 
 
 async def advance(session: MonitoredTrainingSession, steps: int) -> None:
