@@ -58,6 +58,11 @@ def write_file(
     except BaseException:
         _close_quietly(fd)
         raise
+    close(fd)
+
+
+def close(fd: int) -> None:
+    """Close a file; on some file systems this is where a write fails."""
     os.close(fd)
 
 

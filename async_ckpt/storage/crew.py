@@ -83,23 +83,25 @@ class Crew:
         return outcome.unwrap()
 
     async def carry_out(self, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any, owner: str = "") -> T:
-        """Run a coroutine function made of hops to ``small`` to its end, through cancellation."""
+        """Run ``fn(small, *args)``, made of hops to that worker, to its end, through cancellation."""
         self._claim()
         self._tally.enter()
         begun: list[bool] = []
-        task: asyncio.Task[T] = spawn(self._joined(begun, fn, *args), name=f"{self._name}-small")
+        task: asyncio.Task[T] = spawn(self._joined(self.small, begun, fn, *args), name=f"{self._name}-small")
         # A task that is cancelled before its first step never reaches a line of its own.
         task.add_done_callback(lambda _: None if begun else self._tally.leave())
         self._track(task, owner)
         return await finish(task)
 
-    async def _joined(self, begun: list[bool], fn: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+    async def _joined(
+        self, small: Worker, begun: list[bool], fn: Callable[..., Coroutine[Any, Any, T]], *args: Any
+    ) -> T:
         begun.append(True)
         try:
-            return await fn(*args)
+            return await fn(small, *args)
         finally:
             # First in, first out: when this runs, a hop that a dying loop cut off has ended too.
-            await self.small.call(self._tally.leave)
+            await small.call(self._tally.leave)
 
     async def idle(self, owner: str | None = None) -> None:
         """Wait until nothing runs, or nothing of one owner. A cancellation ends the waiting only."""
@@ -116,12 +118,19 @@ class Crew:
 
         Cancellation: the waiting ends; ``last`` is still called.
         """
+        workers = (self.small, self.bulk, self.calls)
+
+        def leave() -> None:
+            try:
+                last()
+            finally:
+                for worker in workers:
+                    worker.close()
+
         # Counted itself, so what it leaves behind is called in a thread and not on the loop.
-        self.start(self.calls, self._tally.when_idle, last)
-        await self.idle()
-        for worker in (self.small, self.bulk, self.calls):
-            worker.close()
+        self.start(self.calls, self._tally.when_idle, leave)
         self._hire()
+        await self.idle()
 
     def _claim(self) -> None:
         if self.is_inherited:

@@ -22,7 +22,7 @@ from async_ckpt.storage.reader import Reader
 from async_ckpt.storage.reading import View
 from async_ckpt.storage.small import write_small
 from async_ckpt.storage.writing import Attempt, save_errors
-from async_ckpt.system.threads import finish
+from async_ckpt.system.threads import Worker, finish
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -61,6 +61,11 @@ class LocalStore:
         self._reader = Reader(self.location)
         self._crew = Crew("async_ckpt-store")
         self._opening = asyncio.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this store is the writer."""
+        return self._hold is not None
 
     async def open(self) -> None:
         """See :meth:`Store.open`."""
@@ -130,7 +135,7 @@ class LocalStore:
     ) -> None:
         if stopped():
             raise bulk.StoppedError
-        await self._crew.carry_out(write_small, self._crew.small, this.fd, name, data, owner=this.id)
+        await self._crew.carry_out(write_small, this.fd, name, data, owner=this.id)
 
     async def commit(self, attempt: str, step: int) -> None:
         """See :meth:`Store.commit`."""
@@ -165,8 +170,7 @@ class LocalStore:
         self._root()
         await self._crew.carry_out(self._add, step, name, data)
 
-    async def _add(self, step: int, name: str, data: bytes) -> None:
-        small = self._crew.small
+    async def _add(self, small: Worker, step: int, name: str, data: bytes) -> None:
         view = await small.call(self._reader.open_now, step)
         temp = f"{TEMP}{name}-{secrets.token_hex(8)}"
         path = f"{self.location}/{step_name(step)}/{name}"

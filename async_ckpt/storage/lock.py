@@ -78,11 +78,7 @@ def take_lock(root: int, location: str) -> HeldFile:
     while True:
         fd = posix.open_file(LOCK, root, os.O_RDWR | os.O_CREAT)
         try:
-            if not try_lock(fd):
-                owner = _read_owner(fd)
-                by = "" if owner is None else f" ({owner})"
-                msg = f"{location}: another writer holds this directory{by}"
-                raise DirectoryLockedError(msg, path=location, owner=owner)
+            _lock_or_tell(fd, location)
             if _is_linked(root, fd):
                 os.ftruncate(fd, 0)
                 posix.write_all(fd, memoryview(_describe_owner()))
@@ -92,6 +88,14 @@ def take_lock(root: int, location: str) -> HeldFile:
             raise
         # Somebody removed the file between our open and our lock: what we locked is nobody's.
         os.close(fd)
+
+
+def _lock_or_tell(fd: int, location: str) -> None:
+    if not try_lock(fd):
+        owner = _read_owner(fd)
+        by = "" if owner is None else f" ({owner})"
+        msg = f"{location}: another writer holds this directory{by}"
+        raise DirectoryLockedError(msg, path=location, owner=owner)
 
 
 def _is_linked(root: int, fd: int) -> bool:

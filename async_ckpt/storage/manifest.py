@@ -116,9 +116,7 @@ def _open(data: bytes, kind: type[R], path: str | None, step: int | None) -> R:
             strictjson.loads(body)
         if isinstance(record, Manifest):
             check_manifest(record)
-        if step is not None and record.step != step:
-            msg = f"it belongs to step {record.step}"
-            raise ValueError(msg)
+        _check_step(record.step, step)
     except RecursionError:
         msg = f"{where}: nested too deeply"
         raise DamagedCheckpointError(msg, path=path, step=step) from None
@@ -126,6 +124,11 @@ def _open(data: bytes, kind: type[R], path: str | None, step: int | None) -> R:
         msg = f"{where}: {error}"
         raise DamagedCheckpointError(msg, path=path, step=step) from error
     return record
+
+
+def _check_step(found: int, asked: int | None) -> None:
+    if asked is not None and found != asked:
+        raise ValueError(f"it belongs to step {found}")
 
 
 def _unseal(data: bytes) -> bytes:

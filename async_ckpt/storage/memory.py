@@ -89,11 +89,7 @@ class MemoryStore(MemoryBase):
         copied = bytearray()
         try:
             while len(copied) < len(plain) or not copied:
-                if this.over:
-                    raise self._over(attempt)
-                if stopped():
-                    raise self._cancelled(this.step, name)
-                await self._copy(attempt, this, name, copied, plain)
+                await self._copy(attempt, this, name, copied, plain, stopped)
                 progress(len(copied))
                 if not plain:
                     break
@@ -106,8 +102,18 @@ class MemoryStore(MemoryBase):
         this.last = name
 
     async def _copy(
-        self, attempt: str, this: MemoryAttempt, name: str, copied: bytearray, data: memoryview
+        self,
+        attempt: str,
+        this: MemoryAttempt,
+        name: str,
+        copied: bytearray,
+        data: memoryview,
+        stopped: Callable[[], bool],
     ) -> None:
+        if this.over:
+            raise self._over(attempt)
+        if stopped():
+            raise self._cancelled(this.step, name)
         piece = data[len(copied) : len(copied) + self._chunk]
         await self._do("write", this.step, name, copied.extend, piece, owner=attempt)
 

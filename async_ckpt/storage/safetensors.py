@@ -208,7 +208,7 @@ def _placed(name: str, entry: object, start: int) -> Placed:
         msg = f"tensor {name!r} is not described by dtype, shape and data_offsets"
         raise ValueError(msg)
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2:  # noqa: PLR2004
+    if not isinstance(dtype, str) or not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2:
         msg = f"tensor {name!r} has a malformed dtype, shape or data_offsets"
         raise ValueError(msg)
     begin, end = offsets

@@ -323,12 +323,23 @@ class Text(str):
 
 @pytest.mark.parametrize(
     "value",
-    [float("nan"), float("inf"), 2**64, -(2**63) - 1, "\ud800", {1: 2}, {"a": {"\ud800": 1}}, b"x", (1,), Text()],
+    [
+        float("nan"),
+        float("inf"),
+        2**64,
+        -(2**63) - 1,
+        "\ud800",
+        {1: 2},
+        {"a": {"\ud800": 1}},
+        b"x",
+        (1,),
+        Text(),
+    ],
     ids=repr,
 )
 @pytest.mark.parametrize("field", ["metrics", "metadata", "tree", "listeners"])
 def test_what_could_not_be_read_back_is_not_written(field: str, value: Any) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"\w"):
         encode_manifest(small_manifest(**{field: {"deep": [value]}}))
 
 
@@ -348,14 +359,21 @@ def test_what_is_nested_too_deeply_is_not_written_and_the_deepest_is_read() -> N
     ids=str,
 )
 def test_a_manifest_that_contradicts_itself_is_not_written(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"\w"):
         encode_manifest(small_manifest(**changes))
-    with pytest.raises(ValueError, match="finite|JSON"):
+    with pytest.raises(ValueError, match=r"not JSON"):
         encode_report(Report(step=1, votes=[{"at": float("inf")}], metrics=None, listeners={}))
 
 
+plain_values = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**64 - 1),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(),
+)
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    plain_values,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )  # fmt: skip
