@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import math
 import signal
@@ -109,7 +110,7 @@ class MonitoredTrainingSession:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
         self._turn = asyncio.Lock()
-        self._state: Literal["new", "open", "closing", "closed"] = "new"
+        self._state: Literal["new", "entering", "open", "closing", "closed"] = "new"
         self._closer: asyncio.Task[None] | None = None
         self._stepping = False
         self._by_advance = False
@@ -130,10 +131,11 @@ class MonitoredTrainingSession:
             raise ProtocolError(message)
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
-        self._state = "open"
+        self._state = "entering"
         try:
             self._signals.install()
             await enter(self)
+            self._state = "open"
             self._raise_late_errors(stacklevel=2)
         except BaseException as error:
             await self._close(error, at_entry=True)
@@ -153,6 +155,9 @@ class MonitoredTrainingSession:
             BaseException: The oldest error that nobody has seen yet; the others are its notes.
         """
         self._refuse_inside("aclose")
+        if self._state == "entering":
+            message = "aclose() of a session that is still being entered: cancel the task that enters it"
+            raise ProtocolError(message)
         await self._close(None)
 
     async def _close(self, error: BaseException | None, *, at_entry: bool = False) -> None:
@@ -444,7 +449,9 @@ class MonitoredTrainingSession:
     def request_stop(self, reason: str = "requested") -> None:
         """Ask the session to stop: at once between steps, else at this boundary. Safe from any thread."""
         if self._loop is not None and not _running_in(self._loop):
-            self._loop.call_soon_threadsafe(self._stop_now, reason)
+            # A loop that is closed has left nothing behind that could be stopped.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._stop_now, reason)
         else:
             self._stop_now(reason)
 
