@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -49,14 +50,14 @@ class Candidate:
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
-class Policy:
+class Policy(ABC):
     """Says which checkpoints to keep. ``a | b`` keeps what either keeps, ``a & b`` what both keep."""
 
     __slots__ = ()
 
+    @abstractmethod
     def keeps(self, candidates: Sequence[Candidate]) -> set[int]:
         """The steps worth keeping, out of ``candidates`` in ascending order of step."""
-        raise NotImplementedError
 
     def __or__(self, other: object) -> Policy:
         return Either((self, other)) if isinstance(other, Policy) else NotImplemented

@@ -231,25 +231,39 @@ async def test_who_came_first_goes_first() -> None:
 
 async def test_a_loop_that_is_gone_does_not_stop_the_others() -> None:
     gate = Gate()
-    copy = gate.take("copy")
-    change = gate.take("change")
-    loop = asyncio.new_event_loop()
-    waiting = loop.create_task(gate.entered(change))
-    thread = threading.Thread(target=loop.run_until_complete, args=(asyncio.sleep(0, loop),))
+    copy, change = gate.take("copy"), gate.take("change")
+    waiting = gate.entered(change)
+
+    async def begin_to_wait() -> None:
+        waiting.send(None)
+
+    def elsewhere() -> None:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(begin_to_wait())
+        loop.close()
+
+    thread = threading.Thread(target=elsewhere)
     thread.start()
     thread.join()
-    waiting.cancel()
-    gate._places[1].wake = None if change.wake is None else change.wake
-    loop_closed = threading.Thread(target=_close, args=(loop, waiting))
-    loop_closed.start()
-    loop_closed.join()
     gate.leave(copy)
-    assert gate.take("change").granted
+    assert change.granted
+    waiting.close()
+    assert gate.take("copy").granted
 
 
-def _close(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
-    loop.run_until_complete(asyncio.wait([task]))
-    loop.close()
+async def test_a_thread_that_is_interrupted_gives_its_place_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate()
+    gate.take("copy")
+
+    class Interrupted(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("async_ckpt.saver.gate.threading.Event", Interrupted)
+    place = gate.take("change")
+    with pytest.raises(KeyboardInterrupt):
+        gate.wait(place)
+    assert not gate.changing()
 
 
 async def test_outside_any_block_nobody_is_inside() -> None:

@@ -268,6 +268,15 @@ async def test_a_bad_report_counts_as_none_and_the_checkpoint_stays_valid(
         assert isinstance(verified.report_error, kind)
 
 
+async def test_a_report_that_is_no_file_counts_as_none(tmp_path: Path) -> None:
+    async with Saver(tmp_path) as saver:
+        await reported(saver)
+        (tmp_path / "step-00000001" / "report.json").mkdir()
+        restored = await saver.restore()
+    assert restored.report is None
+    assert isinstance(restored.report_error, DamagedCheckpointError)
+
+
 async def test_a_flipped_bit_of_a_report_is_found(tmp_path: Path) -> None:
     async with Saver(tmp_path) as saver:
         await reported(saver)

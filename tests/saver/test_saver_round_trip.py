@@ -177,6 +177,14 @@ async def test_a_state_without_arrays_is_a_checkpoint_too(make_store: Callable[[
         assert (await saver.verify(0)).files == ()
 
 
+async def test_arrays_without_elements_come_back(make_store: Callable[[], Any]) -> None:
+    state = {"model": {"a": np.empty((0, 2)), "b": np.empty(0, np.int8)}}
+    async with Saver(make_store()) as saver:
+        await saver.save(state, 1)
+        await saver.verify(1)
+        assert_same(state, (await saver.restore()).state)
+
+
 async def test_shards_are_cut_at_the_size_asked_for(tmp_path: Path) -> None:
     state = {"model": {name: np.full(100, i) for i, name in enumerate("abcd")}}
     async with Saver(tmp_path, max_shard_bytes=1700) as saver:

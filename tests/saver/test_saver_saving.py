@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from async_ckpt.errors import DirectoryLockedError, ProtocolError, SaveError
 from async_ckpt.saver import PendingSave, Saver
+from async_ckpt.saver.writing import Job
 from async_ckpt.storage.local import LocalStore
 from async_ckpt.storage.memory import MemoryPlace, MemoryStore
 from async_ckpt.system.threads import Worker
@@ -205,6 +207,47 @@ async def test_cancelling_while_writing_leaves_nothing(
         faults.hold("write", name)[1].set()
         await saver.save(state(2.0), 2)
     # Nobody is told at the end of what they asked for.
+
+
+async def test_cancelling_ends_the_digesting_too(
+    memory: MemoryStore, thread: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from async_ckpt.state import staging
+
+    came, go, digests = threading.Event(), threading.Event(), staging.digests
+
+    def held(*args: Any, **kwargs: Any) -> Any:
+        came.set()
+        assert go.wait(30)
+        return digests(*args, **kwargs)
+
+    monkeypatch.setattr(staging, "digests", held)
+    async with Saver(memory) as saver:
+        pending = saver.start_save(state(1.0), 1)
+        await thread.call(came.wait)
+        while pending.progress.bytes_done < pending.progress.bytes_total:  # noqa: ASYNC110 - a thread counts
+            await asyncio.sleep(0)
+        assert pending.cancel()
+        go.set()
+        with pytest.raises(SaveError, match="cancelled"):
+            await pending
+        assert not memory.place.attempts
+
+
+async def test_a_loop_that_is_thrown_away_is_not_held_up(memory: MemoryStore) -> None:
+    saver = Saver(memory)
+    job = Job(
+        pending=(pending := PendingSave(1, held=False, left=lambda: None)),
+        place=saver._gate.take("copy"),
+        flatten=lambda: saver._flatten(state(1.0)),
+        labels=saver._labels(None, None),
+        held=False,
+    )
+    saving = saver._writer.save(job)
+    saving.send(None)
+    saving.close()
+    assert not pending.done()
+    await saver.aclose()
 
 
 async def test_cancelling_comes_too_late_once_the_rename_has_begun(
