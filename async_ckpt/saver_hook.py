@@ -14,6 +14,7 @@ from async_ckpt.core.votes import Rule, any_of
 from async_ckpt.errors import ProtocolError
 from async_ckpt.hooks import SessionRunHook
 from async_ckpt.listeners import is_stateful, register
+from async_ckpt.runtime.lane import is_coroutine_function
 from async_ckpt.saver import Saver
 
 if TYPE_CHECKING:
@@ -209,6 +210,9 @@ def _trigger(
         return EverySecs(float(save_secs))
     if not callable(save_when):
         message = f"save_when has to be callable, not {type(save_when).__name__}"
+        raise TypeError(message)
+    if is_coroutine_function(save_when):
+        message = "save_when has to be a plain function: a coroutine is truthy, so every boundary would save"
         raise TypeError(message)
     return WhenAsked()
 
