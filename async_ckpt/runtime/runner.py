@@ -362,7 +362,7 @@ class SaveRunner:
     # -- listeners' states -------------------------------------------------------------------
 
     def _stateful(self, *, with_hooks: bool = True) -> list[tuple[str, Any]]:
-        own = [(entry.key, entry.listener) for entry in self._registrations if entry.stateful]
+        own = [(entry.key, entry.listener) for entry in self._begun if entry.stateful]
         return own + [(f"{_HOOK}{key}", hook) for key, hook in self._host.stateful() if with_hooks]
 
     async def _states(self, phase: str, step: int) -> dict[str, Any] | None:
@@ -391,7 +391,7 @@ class SaveRunner:
         The session's own hooks are in every checkpoint and are restored from one of them only.
 
         Raises:
-            ListenerError: A ``load_state_dict`` failed.
+            ListenerError: A ``load_state_dict`` failed (``on_listener_error="raise"``).
         """
         states = dict(restored.listeners)
         for key, owner in self._stateful(with_hooks=with_hooks):
@@ -401,7 +401,9 @@ class SaveRunner:
             state = states.pop(key)
             inside = Inside(f"{key}.load_state_dict", owner)
             outcome = await self._host.lane.call(owner.load_state_dict, state, inside=inside)
-            if outcome.error is not None:
+            if outcome.error is not None and self._must_stop(
+                owner, "load_state_dict", restored.step, outcome.error
+            ):
                 failure = ListenerFailure(owner, "load_state_dict", restored.step, outcome.error)
                 raise self._leaving([failure])
         for key in states:

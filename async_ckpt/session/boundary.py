@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -133,9 +133,9 @@ class Boundary:
             return
         await self._pass("step", run)
 
-    async def at_entry(self) -> None:
-        """The boundary that ends the entry."""
-        await self._pass("entry", None)
+    async def at_entry(self, *, leave_out: Collection[SessionRunHook] = ()) -> None:
+        """The boundary that ends the entry; some saver hooks have nothing yet that they could save."""
+        await self._pass("entry", None, leave_out=leave_out)
 
     async def on_demand(self) -> None:
         """A boundary between steps, for what was asked for."""
@@ -146,12 +146,19 @@ class Boundary:
         await self._pass("demand", None, everyone=True)
 
     async def _pass(
-        self, kind: Literal["step", "entry", "demand"], run: StepRun | None, *, everyone: bool = False
+        self,
+        kind: Literal["step", "entry", "demand"],
+        run: StepRun | None,
+        *,
+        everyone: bool = False,
+        leave_out: Collection[SessionRunHook] = (),
     ) -> None:
         requests, self.requests = self.requests, []
         self._scheduler.tell(p.BoundaryOpened(self._host.global_step, kind))
         try:
             for place in self._places:
+                if place.hook in leave_out:
+                    continue
                 if place.runner is not None:
                     wanted = kind == "step" and self._asks(place)
                     await self._offer(place, requests, wanted=wanted, everyone=everyone)

@@ -42,7 +42,7 @@ async def enter(session: MonitoredTrainingSession) -> None:
     await restoring.run()
     resumed: dict[Any, Restored] = {**restoring.resumed}
     host.global_step = next((restored.step for restored in resumed.values()), 0)
-    session._set_restored(restoring.first, untaken=restoring.untaken)
+    session._set_restored(restoring.first, untaken=bool(restoring.untaken))
     session._scheduler.tell(p.Opened(host.global_step, _specs(session, resumed)))
     await _load_listeners(places, resumed)
     host.emit(events.SessionBegan, step=host.global_step, resumed=bool(resumed))
@@ -55,7 +55,8 @@ async def enter(session: MonitoredTrainingSession) -> None:
         if place.runner is not None and owed is not None and owed.expects_report and owed.report is None:
             place.runner.owe_report(owed)
             await session._scheduler.owed_report(place.index, owed.step)
-    await session._boundary.at_entry()
+    # What a callable returns before anybody took the restored values must not be saved as theirs.
+    await session._boundary.at_entry(leave_out=restoring.untaken if session._owes_reading else ())
 
 
 async def _begin(place: Place) -> None:

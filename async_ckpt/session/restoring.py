@@ -77,9 +77,9 @@ class Restoring:
         return next(iter(self.all().values()), None)
 
     @property
-    def untaken(self) -> bool:
-        """A callable state was restored and nobody has been given its values."""
-        return any(hook.is_callable and hook.load is None for hook in self.all())
+    def untaken(self) -> tuple[CheckpointSaverHook, ...]:
+        """The hooks whose state is a callable, and whose restored values nobody has been given."""
+        return tuple(hook for hook in self.all() if hook.is_callable and hook.load is None)
 
     def _best(self) -> int | None:
         explicit = {hook.restore_step for hook in self._hooks if hook.restore_step is not None}

@@ -19,8 +19,10 @@ __all__ = [
     "listed",
     "live",
     "messages",
+    "names",
     "new_state",
     "newer_format",
+    "restored_state",
     "tensor_file",
     "train",
 ]
@@ -59,6 +61,16 @@ async def live(
 async def listed(directory: Path) -> list[int]:
     async with Saver(directory) as saver:
         return [checkpoint.step for checkpoint in await saver.checkpoints()]
+
+
+async def restored_state(directory: Path, step: int) -> Any:
+    """What a checkpoint holds, in fresh containers."""
+    async with Saver(directory) as saver:
+        return (await saver.restore(step)).state
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
 
 
 def flip_byte(file: Path, at: int = -1) -> None:
