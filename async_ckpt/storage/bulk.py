@@ -21,7 +21,7 @@ from async_ckpt.storage import posix
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ALIGNMENT", "CHUNK", "StoppedError", "write_file"]
+__all__ = ["ALIGNMENT", "CHUNK", "StoppedError", "close", "write_file"]
 
 ALIGNMENT = 4096
 """Bytes; what addresses, offsets and lengths of direct writes are a multiple of."""

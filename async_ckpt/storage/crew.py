@@ -51,7 +51,7 @@ class Crew:
         self, worker: Worker, fn: Callable[..., T], *args: Any, owner: str = ""
     ) -> asyncio.Future[Outcome[T]]:
         """Start ``fn`` in a thread; ``owner`` is what :meth:`idle` can wait for."""
-        self._claim()
+        self.claim()
         self._tally.enter()
         try:
             future = worker.submit(self._counted, fn, *args)
@@ -84,7 +84,7 @@ class Crew:
 
     async def carry_out(self, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any, owner: str = "") -> T:
         """Run ``fn(small, *args)``, made of hops to that worker, to its end, through cancellation."""
-        self._claim()
+        self.claim()
         self._tally.enter()
         begun: list[bool] = []
         task: asyncio.Task[T] = spawn(self._joined(self.small, begun, fn, *args), name=f"{self._name}-small")
@@ -132,7 +132,12 @@ class Crew:
         self._hire()
         await self.idle()
 
-    def _claim(self) -> None:
+    def claim(self) -> None:
+        """Make sure that this is the process whose threads they are.
+
+        Raises:
+            ProtocolError: It is a forked child.
+        """
         if self.is_inherited:
             msg = "this store belongs to the process that forked; make a new one in the child"
             raise ProtocolError(msg)

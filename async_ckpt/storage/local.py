@@ -69,6 +69,7 @@ class LocalStore:
 
     async def open(self) -> None:
         """See :meth:`Store.open`."""
+        self._crew.claim()
         async with self._opening:
             if self._hold is None:
                 take = partial(_take_hold, self.location)
@@ -237,6 +238,7 @@ class LocalStore:
             await self._crew.call(self._crew.calls, self._reader.drop_lease, lease)
 
     def _root(self) -> int:
+        self._crew.claim()
         if self._hold is None:
             msg = f"{self.location}: only an open store may write"
             raise ProtocolError(msg)
