@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import re
@@ -106,7 +107,7 @@ class CheckpointSaverHook(SessionRunHook):
         if honor_stop == "next_save" and (save_steps is None or when_busy != "wait"):
             message = 'honor_stop="next_save" needs a grid: save_steps and when_busy="wait"'
             raise ValueError(message)
-        if not callable(votes):
+        if not _is_rule(votes):
             message = f"votes has to be any_of, all_of or at_least(n), not {votes!r}"
             raise TypeError(message)
         if load is not None and not callable(load):
@@ -215,6 +216,19 @@ def _trigger(
         message = "save_when has to be a plain function: a coroutine is truthy, so every boundary would save"
         raise TypeError(message)
     return WhenAsked()
+
+
+def _is_rule(votes: object) -> bool:
+    """Whether ``votes`` takes two numbers; ``at_least`` without its ``n`` would fail at the first vote."""
+    if not callable(votes):
+        return False
+    try:
+        inspect.signature(votes).bind(1, 1)
+    except TypeError:
+        return False
+    except ValueError:
+        return True  # some builtins do not tell their signature
+    return True
 
 
 def _restore_source(
