@@ -182,6 +182,8 @@ def test_every_mismatch_is_listed_at_once_and_nothing_is_touched() -> None:
         "t": [1],
         "rng": 5,
     }
+    for side, value in ((saved, 2), (target, 1)):
+        side |= {"fits": value, "also": Config(value, [value]), "list": [value]}
     error = mismatch(saved, target)
     assert error.unexpected == ("gone/deep/0", "gone/deep/1", "gone/empty")
     assert error.missing == ("new/deep/0", "new/deep/1/a", "new/empty")
