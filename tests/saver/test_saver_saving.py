@@ -546,6 +546,16 @@ async def test_closing_ends_a_held_save_that_nobody_allows(memory: MemoryStore) 
     assert sorted(memory.place.steps) == [1]
 
 
+async def test_nobody_is_told_at_the_close_of_what_was_cancelled(memory: MemoryStore) -> None:
+    async with Saver(memory) as saver:
+        asked = saver._start(saver._flatten(state(1.0)), 1)
+        await asked.written()
+        assert asked.cancel()
+        never_allowed = saver._start(saver._flatten(state(2.0)), 2)
+        await never_allowed.written()
+    assert asked.progress.phase == never_allowed.progress.phase == "cancelled"
+
+
 async def test_the_next_copy_waits_until_the_memory_is_given_back(memory: MemoryStore) -> None:
     async with Saver(memory) as saver:
         held = saver._start(saver._flatten(state(1.0)), 1)
