@@ -17,6 +17,7 @@ An error is one line on standard error; ``--debug`` adds the traceback.
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import TYPE_CHECKING
 
 from async_ckpt.cli import outcome
@@ -42,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from async_ckpt.cli import app  # noqa: PLC0415
 
         return app.run(words)
-    except BaseException as error:
-        if debug and not isinstance(error, SystemExit):
-            raise
+    except BaseException as error:  # noqa: BLE001 - the one place that turns errors into words
+        if debug:
+            traceback.print_exception(error)
         code, line = outcome.explain(error)
         if line:
             print(f"async-ckpt: {line}", file=sys.stderr)

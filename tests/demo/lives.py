@@ -67,6 +67,10 @@ class Life:
         """Read what is left and return the exit code; negative: the signal that ended it."""
         for _ in self:
             pass
+        return self.leave()
+
+    def leave(self) -> int:
+        """Close the reading end of its output, and return the exit code."""
         self._out.close()
         self.process.join()
         code = self.process.exitcode

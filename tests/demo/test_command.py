@@ -90,8 +90,9 @@ def test_debug_shows_the_traceback() -> None:
         [sys.executable, "-m", "async_ckpt", "demo", "--debug", "--hidden", "0"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 1
-    assert "Traceback" in done.stderr
+    assert done.returncode == 2
+    assert done.stderr.startswith(("Traceback", "  + Exception Group Traceback"))
+    assert done.stderr.splitlines()[-1].startswith("async-ckpt: ")
 
 
 @pytest.mark.parametrize(

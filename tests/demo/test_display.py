@@ -20,6 +20,11 @@ def make(kind: type[events.Event], **fields: Any) -> events.Event:
     return kind(at=0.0, wall=0.0, **fields)
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 def never() -> None:
     pytest.fail("the output was not closed")
 
@@ -83,10 +88,6 @@ def test_a_file_and_a_dumb_terminal_get_plain_lines(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     assert isinstance(choose(view, plain=False, on_closed=never), PlainDisplay)
 
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     monkeypatch.setattr(sys, "stdout", Terminal())
     monkeypatch.setenv("TERM", "dumb")
     assert isinstance(choose(view, plain=False, on_closed=never), PlainDisplay)
@@ -99,10 +100,6 @@ def test_a_file_and_a_dumb_terminal_get_plain_lines(monkeypatch: pytest.MonkeyPa
 async def test_the_panel_gives_the_cursor_back_when_the_run_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("rich")
 
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     out = Terminal()
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setenv("TERM", "xterm")
@@ -110,8 +107,20 @@ async def test_the_panel_gives_the_cursor_back_when_the_run_fails(monkeypatch: p
     with pytest.raises(ZeroDivisionError):
         async with face:
             face.say("resumed from step 40")
+            face.tell(make(events.SessionBegan, step=40, resumed=True))
             raise ZeroDivisionError
     text = out.getvalue()
-    assert "resumed from step 40" in text
+    assert text.startswith("resumed from step 40\n")
     assert "async-ckpt demo" in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+
+
+@pytest.mark.asyncio
+async def test_of_a_session_that_was_never_entered_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich")
+    out = Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setenv("TERM", "xterm")
+    async with choose(View(D, 100, 0.97), plain=False, on_closed=never):
+        pass
+    assert "async-ckpt demo" not in out.getvalue()

@@ -100,6 +100,15 @@ def test_a_second_signal_stops_it_at_once_and_loses_nothing(tmp_path: Path) -> N
     assert again[0].startswith("resumed from step ")
 
 
+def test_it_saves_and_ends_when_nobody_reads_its_output_any_more(tmp_path: Path) -> None:
+    life = Life(tmp_path, *small(save_steps=10))
+    life.wait_for("saved step=0 ")
+    assert life.leave() == 0
+    newest = max(int(path.name[5:]) for path in tmp_path.glob("step-*"))
+    again = run(tmp_path, *small(steps=newest + 1))
+    assert again[0].startswith(f"resumed from step {newest} ")
+
+
 def test_it_keeps_the_last_three_and_the_best_two(tmp_path: Path) -> None:
     lines = run(tmp_path, *small(steps=200, save_steps=10))
     measured = {

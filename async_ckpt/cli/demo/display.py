@@ -129,14 +129,15 @@ class LiveDisplay:
         self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def tell(self, event: events.Event) -> None:
-        pass
+        # Not before: of a session that cannot be entered there is nothing to draw.
+        if isinstance(event, events.SessionBegan):
+            self._live.start()
+            self._drawing = spawn(self._draw(), name="demo-display")
 
     def measured(self, step: int, accuracy: float, saved: Saved | None) -> None:
         pass
 
     async def __aenter__(self) -> Self:
-        self._live.start()
-        self._drawing = spawn(self._draw(), name="demo-display")
         return self
 
     async def __aexit__(
