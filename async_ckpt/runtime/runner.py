@@ -6,6 +6,7 @@ return value. Errors go to the host, which raises them where the user can see th
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from async_ckpt.state.plain import decode_plain, encode_plain
 from async_ckpt.system.clock import Clock
 from async_ckpt.system.threads import Outcome, spawn
 
-__all__ = ["Attempt", "Host", "SaveRunner"]
+__all__ = ["Attempt", "Host", "SaveRunner", "load_hooks"]
 
 logger = logging.getLogger("async_ckpt")
 _HOOK = "hook:"
@@ -126,6 +127,7 @@ class SaveRunner:
         self.overlaps = overlap
         self._begun: list[Registration] = []
         self._cast: list[Vote] = []
+        self._settling = asyncio.Lock()
 
     @property
     def directory(self) -> str:
@@ -187,7 +189,7 @@ class SaveRunner:
             if attempt.cancelled:
                 return False
             listeners = await self._states("before_save", step)
-            if listeners is None:
+            if listeners is None or attempt.cancelled:
                 return False
             await self._stage(attempt, listeners)
         except BaseException as error:  # noqa: BLE001 - an outcome, not a way out
@@ -293,6 +295,15 @@ class SaveRunner:
         """Write the report, run retention, free the staged memory."""
         attempt = self.attempt
         assert attempt is not None  # noqa: S101
+        async with self._settling:
+            # Cut short by the grace period, `after_save` is owed to the next life: no report says so.
+            if not self._host.expired:
+                await self._settle(attempt, step)
+            attempt.from_disk = None
+            if attempt.pending is not None:
+                attempt.pending.release()
+
+    async def _settle(self, attempt: Attempt, step: int) -> None:
         try:
             if self._registrations:
                 listeners = await self._states("after_save", step)
@@ -310,10 +321,6 @@ class SaveRunner:
                 self._host.emit(events.CheckpointDeleted, directory=self.directory, step=deleted)
         except BaseException as error:  # noqa: BLE001
             self._surface(error)
-        finally:
-            attempt.from_disk = None
-            if attempt.pending is not None:
-                attempt.pending.release()
 
     async def close(self, *, abandoned: bool) -> None:
         """Close the saver; with a save still in its thread, without waiting for that.
@@ -327,7 +334,8 @@ class SaveRunner:
 
     async def _close_late(self) -> None:
         try:
-            await self.saver.aclose()
+            async with self._settling:
+                await self.saver.aclose()
         except Exception:
             logger.exception("closing %s after the grace period failed", self.directory)
 
@@ -406,8 +414,10 @@ class SaveRunner:
             ):
                 failure = ListenerFailure(owner, "load_state_dict", restored.step, outcome.error)
                 raise self._leaving([failure])
+        # Of a listener whose `begin` failed the error is known, and it is not to be called any more.
+        known = {entry.key for entry in self._registrations}
         for key in states:
-            if not with_hooks and key.startswith(_HOOK):
+            if key in known or (not with_hooks and key.startswith(_HOOK)):
                 continue
             self._host.warn(
                 f"checkpoint {restored.checkpoint.path} holds a state for {key!r}, no listener here"
@@ -494,6 +504,25 @@ class SaveRunner:
         else:
             logger.warning("%s", error, exc_info=error)
             self._host.warn(str(error))
+
+
+async def load_hooks(host: Host, restored: Restored) -> None:
+    """Give the session's own hooks their states back where no saver hook of this session has a runner.
+
+    Raises:
+        ListenerError: A ``load_state_dict`` failed.
+    """
+    for key, owner in host.stateful():
+        if f"{_HOOK}{key}" not in restored.listeners:
+            host.warn(f"checkpoint {restored.checkpoint.path} holds no state for hook {key!r}")
+            continue
+        outcome = await host.lane.call(
+            owner.load_state_dict,
+            restored.listeners[f"{_HOOK}{key}"],
+            inside=Inside(f"{key}.load_state_dict", owner),
+        )
+        if outcome.error is not None:
+            raise ListenerError([ListenerFailure(owner, "load_state_dict", restored.step, outcome.error)])
 
 
 def _captured(state: Any) -> Any:

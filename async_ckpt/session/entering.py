@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,17 @@ from async_ckpt.core import protocol as p
 from async_ckpt.core.triggers import EverySecs, EverySteps
 from async_ckpt.core.votes import Vote
 from async_ckpt.listeners import is_stateful
+from async_ckpt.runtime.runner import load_hooks
 from async_ckpt.saver import Restored
 from async_ckpt.saver_hook import CheckpointSaverHook
 from async_ckpt.session.boundary import Place, inside_user_code
 from async_ckpt.session.restoring import Restoring, check
-from async_ckpt.system.threads import finish, spawn
+from async_ckpt.system.threads import Outcome, finish, spawn
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from async_ckpt.session.host import SessionHost
     from async_ckpt.session.session import MonitoredTrainingSession
 
 __all__ = ["enter"]
@@ -29,7 +34,7 @@ async def enter(session: MonitoredTrainingSession) -> None:
     exit, which the caller runs in every case.
     """
     host, places = session._host, session._places
-    host.stateful_hooks = _stateful_hooks(places)
+    host.stateful_hooks = _stateful_hooks(places, session._dropped)
     hooks = [*_saver_hooks(places), *session._readers]
     for hook in hooks:
         check(hook)
@@ -37,14 +42,14 @@ async def enter(session: MonitoredTrainingSession) -> None:
         if place.runner is not None:
             await place.runner.saver.open()
     for place in places:
-        await _begin(place)
+        await _begin(host, place)
     restoring = Restoring(hooks, host)
     await restoring.run()
     resumed: dict[Any, Restored] = {**restoring.resumed}
     host.global_step = next((restored.step for restored in resumed.values()), 0)
     session._set_restored(restoring.first, untaken=bool(restoring.untaken))
     session._scheduler.tell(p.Opened(host.global_step, _specs(session, resumed)))
-    await _load_listeners(places, resumed)
+    await _load_listeners(session, resumed)
     host.emit(events.SessionBegan, step=host.global_step, resumed=bool(resumed))
     for place in places:
         if place.runner is None:
@@ -59,23 +64,45 @@ async def enter(session: MonitoredTrainingSession) -> None:
     await session._boundary.at_entry(leave_out=restoring.untaken if session._owes_reading else ())
 
 
-async def _begin(place: Place) -> None:
+async def _begin(host: SessionHost, place: Place) -> None:
     if place.runner is not None:
-        # The callback that runs when the entry is cancelled finishes, like every callback.
-        await finish(spawn(place.runner.begin(), name="async_ckpt begin"))
+        await _to_the_end(host, place.runner.begin(), "begin")
         return
     with inside_user_code(f"{type(place.hook).__name__}.begin", place.hook):
         await place.hook.begin()
     place.begun = True
 
 
+async def _to_the_end(host: SessionHost, work: Coroutine[Any, Any, None], what: str) -> None:
+    """Carry ``work`` through: the callback that runs when the entry is cancelled finishes, like every callback.
+
+    Its error comes as a value, since a ``KeyboardInterrupt`` raised in a task kills the loop.
+    """
+
+    async def outcome() -> Outcome[None]:
+        try:
+            return Outcome(value=await work)
+        except BaseException as error:  # noqa: BLE001
+            return Outcome(error=error)
+
+    task = spawn(outcome(), name=f"async_ckpt {what}")
+    try:
+        ended = await finish(task)
+    except asyncio.CancelledError:
+        if (error := task.result().error) is not None:
+            host.fail(error)
+        raise
+    ended.unwrap()
+
+
 def _saver_hooks(places: list[Place]) -> list[CheckpointSaverHook]:
     return [place.hook for place in places if isinstance(place.hook, CheckpointSaverHook)]
 
 
-def _stateful_hooks(places: list[Place]) -> list[tuple[str, Any]]:
+def _stateful_hooks(places: list[Place], dropped: int) -> list[tuple[str, Any]]:
+    # The chief-only hooks count even where they are dropped: the keys are those the chief saved under.
     found = []
-    for position, place in enumerate(places):
+    for position, place in enumerate(places, dropped):
         if place.runner is None and is_stateful(place.hook):
             name = getattr(place.hook, "name", None)
             named = isinstance(name, str) and name != ""
@@ -133,11 +160,14 @@ def _earlier_votes(restored: Restored) -> tuple[Vote, ...]:
     return tuple(votes)
 
 
-async def _load_listeners(places: list[Place], resumed: dict[Any, Restored]) -> None:
+async def _load_listeners(session: MonitoredTrainingSession, resumed: dict[Any, Restored]) -> None:
     """Hand states back: each saver hook's listeners theirs, the session's hooks those of the first."""
-    first = next(iter(resumed.values()), None)
-    for place in places:
+    source = next(iter(resumed), None)
+    first = resumed.get(source)
+    if first is not None and source in session._readers:
+        await _to_the_end(session._host, load_hooks(session._host, first), "load_state_dict")
+    for place in session._places:
         own = resumed.get(place.hook)
         if place.runner is not None and own is not None:
             loading = place.runner.load_states(own, with_hooks=own is first)
-            await finish(spawn(loading, name="async_ckpt load_state_dict"))
+            await _to_the_end(session._host, loading, "load_state_dict")

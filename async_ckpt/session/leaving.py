@@ -89,6 +89,9 @@ async def _shut(session: MonitoredTrainingSession, error: BaseException | None) 
         hook, runner = place.hook, place.runner
         if runner is not None and getattr(hook, "owns_saver", False):
             await _guarded(session, runner.close(abandoned=not scheduler.machine.idle))
+    for hook in session._readers:
+        if hook.owns_saver:
+            await _guarded(session, hook.saver.aclose())
     if scheduler.machine.phase is Phase.OPEN:
         scheduler.tell(p.CloseRequested())
     if scheduler.machine.phase in (Phase.NEW, Phase.CLOSING):

@@ -92,6 +92,7 @@ class MonitoredTrainingSession:
         self._host = SessionHost(self, clock or RealClock())
         self._places = _places(active, self._host)
         #: saver hooks that only restore, where the chief's hooks are dropped
+        self._dropped = 0 if is_chief else len(chief_only)
         self._readers = [] if is_chief else [h for h in chief_only if isinstance(h, CheckpointSaverHook)]
         saver_hooks = [h for h in active if isinstance(h, CheckpointSaverHook)]
         _refuse_shared_directories(saver_hooks)
@@ -429,6 +430,9 @@ class MonitoredTrainingSession:
         for name, value in metrics.items():
             if not isinstance(name, str):
                 message = f"a metric's name has to be a string, not {name!r}"
+                raise TypeError(message)
+            if isinstance(value, str | bytes | bytearray):
+                message = f"metric {name!r} has to be a number, not {value!r}"
                 raise TypeError(message)
             checked[name] = float(value)
         attempt.reported.update(checked)
