@@ -94,7 +94,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self.steps = 0
         self.main_steps = 0
         self.complaints: list[str] = []
-        self._random = random.Random(seed)  # noqa: S311 - schedules, not secrets
+        #: the next choice, from 0 up to 1
+        self._draw = random.Random(seed).random  # noqa: S311 - schedules, not secrets
         self._thread_secs = thread_secs
         self._step_secs = step_secs
         self._max_steps = max_steps
@@ -167,12 +168,12 @@ class SimLoop(asyncio.BaseEventLoop):
             message = "cannot schedule new futures after shutdown"
             raise RuntimeError(message)
         low, high = self._thread_secs
-        taken = low + (high - low) * self._random.random()
+        taken = low + (high - low) * self._draw()
         workers = self._free_at.setdefault(executor, [0.0] * getattr(executor, "_max_workers", 1))
         start = max(self._now, heapq.heappop(workers))
         heapq.heappush(workers, start + taken)
         future: asyncio.Future[T] = self.create_future()
-        self.call_at(start + taken * self._random.random(), self._call, future, start + taken, func, args)
+        self.call_at(start + taken * self._draw(), self._call, future, start + taken, func, args)
         return future
 
     def _call(
@@ -207,15 +208,23 @@ class SimLoop(asyncio.BaseEventLoop):
         """Run one step, or let virtual time jump to the next timer."""
         if self.steps >= self._max_steps:
             raise SimLivelock(self._verdict(f"not done after {self.steps} steps"))
-        if self._scheduled:
+        runnable, queue = self._runnable, self._queue
+        if self._scheduled and (self._scheduled[0]._when <= self._now or not (runnable or queue)):
             self._fire()
-        handle = self._pick()
-        if handle is None:
+        choices = len(runnable) + bool(queue)
+        if not choices:
             raise SimDeadlock(self._verdict("nothing can run any more"))
+        index = int(self._draw() * choices) if choices > 1 else 0
+        if index == len(runnable):
+            handle, behind = queue.popleft()
+            runnable += behind
+        else:
+            runnable[index], runnable[-1] = runnable[-1], runnable[index]
+            handle = runnable.pop()
         if handle._cancelled:
             return
         self.steps += 1
-        self._now += self._step_secs * self._random.random()
+        self._now += self._step_secs * self._draw()
         if getattr(handle._callback, "__self__", None) is self._main:  # type: ignore[attr-defined]
             self.main_steps += 1
             if self.main_steps == self._cancel_at and self._main is not None:
@@ -236,19 +245,6 @@ class SimLoop(asyncio.BaseEventLoop):
                 self._queue.append((timer, []))
             heapq.heappop(scheduled)
             timer._scheduled = False
-
-    def _pick(self) -> events.Handle | None:
-        runnable, queue = self._runnable, self._queue
-        choices = len(runnable) + bool(queue)
-        if not choices:
-            return None
-        index = int(self._random.random() * choices) if choices > 1 else 0
-        if index == len(runnable):
-            handle, behind = queue.popleft()
-            runnable += behind
-            return handle
-        runnable[index], runnable[-1] = runnable[-1], runnable[index]
-        return runnable.pop()
 
     def _timer_handle_cancelled(self, handle: events.TimerHandle) -> None:
         """Asyncio counts these to tidy its heap; here a cancelled timer is dropped when its turn comes."""

@@ -1,7 +1,7 @@
 """Runs one schedule again and prints what happened.
 
-``python -m tests.determinism.replay FAMILY SCENARIO SEED`` from the root of the repository; a fourth number is
-the step of the main task at which it is cancelled.
+``python -m tests.determinism.replay FAMILY SCENARIO SEED`` from the root of the repository; a fourth number
+is the step of the main task at which it is cancelled.
 """
 
 from __future__ import annotations

@@ -64,15 +64,15 @@ def _calm(rng: random.Random) -> Scenario:
     """Nothing fails, nothing is dropped: whatever the schedule, the same calls in the same order."""
     # Small on purpose: ten thousand small runs find more than a thousand large ones.
     voting = rng.random() < 0.4
-    steps = rng.randint(2, 4)
+    steps = rng.choice([2, 2, 3, 4])
     hooks = []
-    for _ in range(rng.choice([1, 1, 1, 2, 2, 3])):
+    for _ in range(rng.choice([1, 1, 1, 1, 2, 2, 2, 3])):
         listeners = tuple(ListenerPlan(plain=rng.random() < 0.25) for _ in range(rng.choice([1, 1, 2])))
         by_time = not voting and rng.random() < 0.2
         hooks.append(
             HookPlan(
                 listeners,
-                save_steps=None if by_time else rng.choice([1, 2, 2, 3, 3]),
+                save_steps=None if by_time else rng.choice([1, 2, 2, 2, 3, 3]),
                 save_secs=2.0 if by_time else None,
                 honor_stop="next_save" if voting else "next_step",
                 blocking=rng.random() < 0.2,
@@ -81,7 +81,7 @@ def _calm(rng: random.Random) -> Scenario:
             )
         )
     if voting:
-        every = rng.choice([1, 2])
+        every = rng.choice([1, 1, 2])
         listeners = (ListenerPlan(vote_at=every), *hooks[0].listeners[1:])
         hooks[0] = replace(hooks[0], listeners=listeners, save_steps=every)
         steps = 2 * every + 1
@@ -89,20 +89,20 @@ def _calm(rng: random.Random) -> Scenario:
         tuple(hooks),
         steps,
         drive=rng.choice(["advance", "coroutine", "coroutine", "plain"]),
-        final_save=rng.choice(["clean", "clean", "never"]),
+        final_save=rng.choice(["clean", "never"]),
         save_at=rng.randint(1, steps) if rng.random() < 0.15 else None,
     )
 
 
 def _rough(rng: random.Random) -> Scenario:
     """Anything may fail or be cut short: the grammar holds all the same."""
-    steps = rng.randint(2, 4)
-    hooks = tuple(_rough_hook(rng, steps) for _ in range(rng.choice([1, 1, 1, 2, 2, 3])))
+    steps = rng.choice([2, 2, 3, 4])
+    hooks = tuple(_rough_hook(rng, steps) for _ in range(rng.choice([1, 1, 1, 1, 2, 2, 2, 3])))
     return Scenario(
         hooks,
         steps,
         drive=rng.choice(["advance", "coroutine", "plain"]),
-        final_save=rng.choice(["clean", "clean", "never", "always"]),
+        final_save=rng.choice(["clean", "never", "always"]),
         save_at=rng.randint(1, steps) if rng.random() < 0.1 else None,
         rival_saves=rng.random() < 0.15,
         raise_at=rng.randint(1, steps) if rng.random() < 0.1 else None,
@@ -128,13 +128,13 @@ def _rough_hook(rng: random.Random, steps: int) -> HookPlan:
     grid = not by_time and when_busy == "wait"
     return HookPlan(
         listeners,
-        save_steps=None if by_time else rng.choice([1, 1, 2, 2, 3]),
+        save_steps=None if by_time else rng.choice([1, 1, 2, 2, 2, 3]),
         save_secs=2.0 if by_time else None,
         when_busy=when_busy,
         honor_stop="next_save" if grid and rng.random() < 0.3 else "next_step",
         blocking=rng.random() < 0.15,
         staging=rng.choice(["copy", "overlap"]),
-        initial_save=rng.choice(["fresh", "never", "always"]),
+        initial_save=rng.choice(["fresh", "never", "never", "always"]),
         on_listener_error=rng.choice(["raise", "log"]),
         on_save_error=rng.choice(["raise", "warn"]),
         listener_timeout_secs=0.02 if rng.random() < 0.15 else None,

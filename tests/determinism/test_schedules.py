@@ -1,6 +1,6 @@
 """Determinism, shown over 20,000 seeded schedules: the grammar and the rounds hold, calm runs are all alike.
 
-5,000 calm schedules (500 scenarios, 10 each), 7,500 rough ones, and at least 7,500 on which the run is
+3,000 calm schedules (300 scenarios, 10 each), 5,000 rough ones, and at least 12,000 on which the run is
 cancelled at each of its steps in turn. Chunks, so that several processes can share them.
 """
 
@@ -19,10 +19,10 @@ from tests.determinism.scenario import Family, draw
 from tests.determinism.world import Run, play
 
 CHUNKS = 25
-CALM_SCENARIOS = 500
+CALM_SCENARIOS = 300
 SCHEDULES_PER_CALM_SCENARIO = 10
-ROUGH_SCHEDULES = 7500
-CANCELLED_SCHEDULES = 7500
+ROUGH_SCHEDULES = 5000
+CANCELLED_SCHEDULES = 12_000
 
 
 @pytest.fixture(autouse=True)

@@ -223,7 +223,7 @@ def _store(world: _World, index: int, plan: HookPlan) -> MemoryStore:
             committed.append(step)
         return None
 
-    return MemoryStore(hops=world.rng.random() < 0.15, faults=faults)
+    return MemoryStore(hops=world.rng.random() < 0.08, faults=faults)
 
 
 async def _train(world: _World) -> None:
