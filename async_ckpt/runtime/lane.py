@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
-
-import anyio
 
 from async_ckpt.system.threads import Outcome, Worker, spawn
 
@@ -119,13 +117,11 @@ class Lane:
         current_call.set(call.inside)
         try:
             if is_coroutine_function(fn):
-                with anyio.fail_after(timeout_secs):
-                    result = await fn(*args)
+                result = await _within(timeout_secs, fn(*args))
             else:
                 result = await self._run_plain(call, fn, args, timeout_secs, on_slow)
                 if inspect.isawaitable(result):
-                    with anyio.fail_after(timeout_secs):
-                        result = await result
+                    result = await _within(timeout_secs, result)
             return Outcome(value=result if convert is None else convert(result))
         except BaseException as error:  # noqa: BLE001 - handed over as a value, judged by the phase
             return Outcome(error=error)
@@ -149,6 +145,16 @@ class Lane:
             return future.result().unwrap()
         finally:
             call.in_thread = False
+
+
+async def _within(secs: float | None, work: Awaitable[Any]) -> Any:
+    """Await ``work`` and cancel it, once, after ``secs``: it may then clean up, and has failed either way."""
+    async with asyncio.timeout(secs) as limit:
+        result = await work
+    if limit.expired():
+        message = "the callback was cancelled at its time limit and went on"
+        raise TimeoutError(message)
+    return result
 
 
 class _Call:

@@ -74,7 +74,7 @@ async def _begin(host: SessionHost, place: Place) -> None:
 
 
 async def _to_the_end(host: SessionHost, work: Coroutine[Any, Any, None], what: str) -> None:
-    """Carry ``work`` through: the callback that runs when the entry is cancelled finishes, like every callback.
+    """Carry ``work`` through: the callback that runs when the entry is cancelled finishes, like any other.
 
     Its error comes as a value, since a ``KeyboardInterrupt`` raised in a task kills the loop.
     """
