@@ -106,7 +106,7 @@ class SaveStaged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaveProgress(Event):
-    """Bytes handed to the disk so far, of ``bytes_total``."""
+    """Bytes handed to the disk so far, of ``bytes_total``; told a few times a second while they move."""
 
     directory: str
     step: int

@@ -26,6 +26,9 @@ __all__ = ["Attempt", "Host", "SaveRunner", "load_hooks"]
 
 logger = logging.getLogger("async_ckpt")
 _HOOK = "hook:"
+
+#: between two SaveProgress events of a save, by the loop's clock
+PROGRESS_SECS = 0.2
 T = TypeVar("T")
 
 
@@ -55,6 +58,10 @@ class Host(Protocol):
     def overlap_allowed(self) -> bool:
         """The user has said where the state changes, so a copy may run beside the next step."""
 
+    @property
+    def observed(self) -> bool:
+        """Whether anybody listens."""
+
     def emit(self, event: type[events.Event], **fields: Any) -> None:
         """Tell the observers."""
 
@@ -76,6 +83,7 @@ class Attempt:
     """One save under way, from ``before_save`` to the end of retention.
 
     Attributes:
+        held_secs: How long the step was held for it, by the session's clock.
         askers: How many callers of ``session.save()`` wait for it; they get its error, if any.
         reported: Metrics given to ``session.report()`` by the ``after_save`` callbacks.
     """
@@ -88,6 +96,7 @@ class Attempt:
     pending: PendingSave | None = None
     checkpoint: Checkpoint | None = None
     error: BaseException | None = None
+    held_secs: float = 0.0
     reported: dict[str, float] = field(default_factory=dict)
     votes: list[Vote] = field(default_factory=list)
     from_disk: Any = None
@@ -222,13 +231,44 @@ class SaveRunner:
         )
         if not (self.overlaps and host.overlap_allowed):
             await attempt.pending.staged()
+        attempt.held_secs = host.clock.monotonic() - attempt.began
+
+    async def _written(self, attempt: Attempt, pending: PendingSave) -> None:
+        """Wait until every byte is on disk, and tell the observers how far it is."""
+        host = self._host
+        await pending.staged()
         host.emit(
             events.SaveStaged,
             directory=self.directory,
             step=attempt.step,
-            bytes=attempt.pending.progress.bytes_total,
-            seconds=host.clock.monotonic() - attempt.began,
+            bytes=pending.progress.bytes_total,
+            seconds=attempt.held_secs,
         )
+        if not host.observed:
+            await pending.written()
+            return
+        loop = asyncio.get_running_loop()
+        told = -1
+
+        def tell() -> None:
+            nonlocal timer, told
+            timer = loop.call_later(PROGRESS_SECS, tell)
+            now = pending.progress
+            if now.bytes_done != told:
+                told = now.bytes_done
+                host.emit(
+                    events.SaveProgress,
+                    directory=self.directory,
+                    step=attempt.step,
+                    bytes_done=told,
+                    bytes_total=now.bytes_total,
+                )
+
+        timer = loop.call_later(PROGRESS_SECS, tell)
+        try:
+            await pending.written()
+        finally:
+            timer.cancel()
 
     async def write(self, step: int) -> bool:
         """Wait until every byte of ``step`` is durable under the temporary name."""
@@ -236,7 +276,7 @@ class SaveRunner:
         attempt = self.attempt
         assert attempt is not None and attempt.pending is not None  # noqa: S101, PT018
         try:
-            await attempt.pending.written()
+            await self._written(attempt, attempt.pending)
         except BaseException as error:  # noqa: BLE001
             self._save_failed(attempt, error)
             attempt.pending.release()

@@ -66,7 +66,8 @@ class SessionHost:
                 observer(record)
             except Exception:
                 logger.exception("observer %r raised on %s and is removed", observer, event.__name__)
-                self._observers.remove(observer)
+                if observer in self._observers:
+                    self._observers.remove(observer)
 
     # -- errors ------------------------------------------------------------------------------
 
