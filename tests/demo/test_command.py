@@ -44,6 +44,8 @@ def test_help_and_version_are_fine(capsys: pytest.CaptureFixture[str]) -> None:
         (["--save-steps", "-1"], "--save-steps"),
         (["--stop-at", "97"], "--stop-at"),
         (["--rate", "0"], "--rate"),
+        (["--rate", "nan"], "--rate"),
+        (["--stop-at", "nan"], "--stop-at"),
         (["--step-ms", "nan"], "--step-ms"),
         (["--seed", "-3"], "--seed"),
         (["stray"], "stray"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -11,6 +12,13 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 __all__ = ["Options", "demo"]
+
+
+def _a_number(_: object, value: float) -> None:
+    """Refuse NaN, which lies within every bound there is."""
+    if math.isnan(value):
+        raise ValueError("Must be a number.")
+
 
 Count: TypeAlias = Annotated[int, Parameter(validator=Number(gte=1))]
 Flag: TypeAlias = Annotated[bool, Parameter(negative="")]
@@ -37,9 +45,9 @@ class Options:
     hidden: Count = 512
     steps: Count = 2000
     save_steps: Count = 20
-    stop_at: Annotated[float, Parameter(validator=Number(gte=0, lte=1))] = 0.97
-    rate: Annotated[float, Parameter(validator=Number(gt=0, lt=1))] = 3e-5
-    step_ms: Annotated[float, Parameter(validator=Number(gte=0, lte=60_000))] = 25.0
+    stop_at: Annotated[float, Parameter(validator=(_a_number, Number(gte=0, lte=1)))] = 0.97
+    rate: Annotated[float, Parameter(validator=(_a_number, Number(gt=0, lt=1)))] = 3e-5
+    step_ms: Annotated[float, Parameter(validator=(_a_number, Number(gte=0, lte=60_000)))] = 25.0
     seed: Annotated[int, Parameter(validator=Number(gte=0))] = 0
     fresh: Flag = False
     plain: Flag = False
