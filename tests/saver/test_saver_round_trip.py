@@ -106,6 +106,14 @@ async def test_only_reads_just_those_bytes(tmp_path: Path, only: Any) -> None:
     assert sum(size for _, size in read) == (1 << 18) * 8 + 5 * 8
 
 
+async def test_only_may_choose_neighbours_of_what_it_leaves_out(memory: MemoryStore) -> None:
+    state = {"model": {name: np.full(4, i) for i, name in enumerate("abcde")}}
+    async with Saver(memory) as saver:
+        await saver.save(state, 1)
+        restored = await saver.restore(only=["model/a", "model/c", "model/d"])
+    assert_same({name: state["model"][name] for name in "acd"}, restored.state["model"])
+
+
 async def test_only_into_a_state_leaves_the_rest_alone(memory: MemoryStore) -> None:
     async with Saver(memory) as saver:
         await saver.save({"model": {"w": np.ones(3)}, "optimizer": {"m": np.ones(3)}}, 1)

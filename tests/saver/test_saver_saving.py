@@ -565,6 +565,7 @@ async def test_the_next_copy_waits_until_the_memory_is_given_back(memory: Memory
         staged = asyncio.ensure_future(following.staged())
         for _ in range(50):
             await asyncio.sleep(0)
+        assert phase(following) == "queued"
         assert not staged.done()
         assert_same(state(1.0), held.view())
         held.release()
