@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 
 __all__ = ["drop_lease", "leased", "pin", "pinned", "take_lease", "unpin"]
 
-_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+_NO_LEASE = {
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOLCK,
+    errno.ENOTSUP,
+}
 
 
 def pin(root: int, step: int) -> None:
@@ -65,7 +73,8 @@ def take_lease(root: int, step: int) -> HeldFile | None:
     """Lease a step, whether or not it is there.
 
     Returns:
-        None where this process may not write: a lease would protect nothing that it could name.
+        None where a lease cannot be written or locked, such as on a read-only or a full disk: what
+        is there can be read all the same, and every byte is checked.
 
     Raises:
         OSError: Another reason keeps the lease from being written.
@@ -80,13 +89,15 @@ def take_lease(root: int, step: int) -> HeldFile | None:
                     swept = os.fstat(fd).st_nlink == 0
                 except BaseException:
                     os.close(fd)
+                    with contextlib.suppress(OSError):
+                        os.unlink(name, dir_fd=directory)
                     raise
                 if not swept:
                     return HeldFile(fd, name)
                 # Somebody took it for a dead reader's between our open and our lock.
                 os.close(fd)
     except OSError as error:
-        if error.errno in _READ_ONLY:
+        if error.errno in _NO_LEASE:
             return None
         raise
 

@@ -29,13 +29,14 @@ async def store(tmp_path: Path) -> AsyncIterator[LocalStore]:
 
 @pytest.fixture
 def tmpfs(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of one MiB."""
+    """A real file system of one MiB and sixty files."""
     if os.geteuid() != 0:
         pytest.skip("NOT RUN: mounting a tmpfs needs root")
     place = tmp_path / "small"
     place.mkdir()
+    options = "size=1m,nr_inodes=60"
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", place], check=False, capture_output=True
+        ["mount", "-t", "tmpfs", "-o", options, "none", place], check=False, capture_output=True
     )
     if mounted.returncode:
         pytest.skip(f"NOT RUN: cannot mount a tmpfs here: {mounted.stderr.decode()}")

@@ -40,7 +40,7 @@ def names(directory: str | Path, prefix: str = "") -> list[str]:
 async def until(ready: Callable[[], bool]) -> None:
     """Let the loop turn until something is the case that only a thread can bring about."""
     async with asyncio.timeout(30):
-        while not ready():  # noqa: ASYNC110 - threads set no asyncio.Event
+        while not ready():
             await asyncio.sleep(0)
 
 
