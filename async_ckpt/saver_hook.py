@@ -17,6 +17,8 @@ from async_ckpt.hooks import SessionRunHook
 from async_ckpt.listeners import is_stateful, register
 from async_ckpt.runtime.lane import is_coroutine_function
 from async_ckpt.saver import Saver
+from async_ckpt.saver.arguments import encoded_metadata
+from async_ckpt.system.clock import Clock
 
 if TYPE_CHECKING:
     from async_ckpt.core.retention import Policy
@@ -69,6 +71,7 @@ class CheckpointSaverHook(SessionRunHook):
 
     Raises:
         ValueError, TypeError: An argument is out of range or of the wrong kind.
+        UnsupportedLeafError: ``metadata`` holds something that is no plain value.
     """
 
     def __init__(
@@ -115,9 +118,13 @@ class CheckpointSaverHook(SessionRunHook):
             raise TypeError(message)
         if listener_timeout_secs is not None:
             _positive("listener_timeout_secs", listener_timeout_secs)
-        if metadata is not None and not isinstance(metadata, Mapping):
-            message = f"metadata has to be a mapping, not {type(metadata).__name__}"
+        encoded_metadata(metadata)
+        if not isinstance(checkpoint_dir, str | os.PathLike | Saver):
+            message = f"checkpoint_dir has to be a path or a Saver, not {checkpoint_dir!r}"
             raise TypeError(message)
+        if checkpoint_dir == "":
+            message = "checkpoint_dir is empty; the working directory is '.'"
+            raise ValueError(message)
         self.restore_step, self.restore_path = _restore_source(restore)
         self.restores = restore is not None
         self.state = state
@@ -181,16 +188,21 @@ class CheckpointSaverHook(SessionRunHook):
         """The state as it stands now."""
         return self.state() if self.is_callable else self.state
 
-    def bind(self, session: object) -> None:
-        """Tie this hook to its one session.
+    def check_unbound(self) -> None:
+        """Refuse a second session.
 
         Raises:
             ProtocolError: It already served another one.
         """
-        if self._bound_to is not None and self._bound_to is not session:
+        if self._bound_to is not None:
             message = "a CheckpointSaverHook serves one session; build a new one for the next"
             raise ProtocolError(message)
+
+    def bind(self, session: object, clock: Clock) -> None:
+        """Tie this hook to its one session, whose clock stamps what a saver of the hook's own saves."""
         self._bound_to = session
+        if self.owns_saver:
+            self.saver._clock = clock
 
 
 def _trigger(
@@ -242,6 +254,9 @@ def _restore_source(
             message = f"restore={restore}: a step cannot be negative"
             raise ValueError(message)
         return restore, None
+    if restore == "":
+        message = "restore is an empty path; the working directory is '.'"
+        raise ValueError(message)
     if isinstance(restore, str | os.PathLike):
         path = Path(restore)
         if _STEP_DIRECTORY.fullmatch(path.name):

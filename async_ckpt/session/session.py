@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import math
+import os
 import signal
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
@@ -77,7 +77,7 @@ class MonitoredTrainingSession:
         if final_save not in ("clean", "never", "always"):
             message = f'final_save has to be "clean", "never" or "always", not {final_save!r}'
             raise ValueError(message)
-        if isinstance(grace_secs, bool) or not grace_secs >= 0 or math.isnan(grace_secs):
+        if isinstance(grace_secs, bool) or not isinstance(grace_secs, int | float) or not grace_secs >= 0:
             message = f"grace_secs cannot be {grace_secs!r}"
             raise ValueError(message)
         chief_only, everywhere = list(chief_only_hooks), list(hooks)
@@ -89,15 +89,17 @@ class MonitoredTrainingSession:
         self.is_chief = is_chief
         self.final_save = final_save
         self.grace_secs = float(grace_secs)
+        every_saver_hook = [h for h in (*chief_only, *everywhere) if isinstance(h, CheckpointSaverHook)]
+        _refuse_shared_directories(every_saver_hook)
+        for saver_hook in every_saver_hook:
+            saver_hook.check_unbound()
         self._host = SessionHost(self, clock or RealClock())
         self._places = _places(active, self._host)
         #: saver hooks that only restore, where the chief's hooks are dropped
         self._dropped = 0 if is_chief else len(chief_only)
         self._readers = [] if is_chief else [h for h in chief_only if isinstance(h, CheckpointSaverHook)]
-        saver_hooks = [h for h in active if isinstance(h, CheckpointSaverHook)]
-        _refuse_shared_directories(saver_hooks)
-        for hook in (*saver_hooks, *self._readers):
-            hook.bind(self)
+        for saver_hook in every_saver_hook:
+            saver_hook.bind(self, self._host.clock)
         runners = [place.runner for place in self._places if place.runner is not None]
         self._scheduler = Scheduler(
             runners,
@@ -600,10 +602,13 @@ def _places(hooks: Iterable[SessionRunHook], host: SessionHost) -> list[Place]:
 
 
 def _refuse_shared_directories(hooks: Iterable[CheckpointSaverHook]) -> None:
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     for hook in hooks:
         location = hook.saver.location
-        if location in seen:
-            message = f"two saver hooks save to {location}"
+        # Links lead to one place under two names; what is no path stays what it is.
+        place = os.path.realpath(location)
+        if place in seen:
+            also = "" if seen[place] == location else f" (also known as {location})"
+            message = f"two saver hooks save to {seen[place]}{also}"
             raise ValueError(message)
-        seen.add(location)
+        seen[place] = location
