@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import cmath
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from async_ckpt.state.arrays import as_stored, is_array
+from async_ckpt.state.dtypes import UnsaveableError
 
 if TYPE_CHECKING:
     from async_ckpt.session import MonitoredTrainingSession
@@ -126,10 +131,11 @@ class StepCounterHook(SessionRunHook):
         if (every_n_steps is None) == (every_n_secs is None):
             message = "exactly one of every_n_steps and every_n_secs has to be given"
             raise ValueError(message)
-        for value in (every_n_steps, every_n_secs):
-            if value is not None and not value > 0:
-                message = f"an interval has to be positive, not {value!r}"
-                raise ValueError(message)
+        given = every_n_secs if every_n_steps is None else every_n_steps
+        kinds = (int, float) if every_n_steps is None else int
+        if isinstance(given, bool) or not isinstance(given, kinds) or not 0 < given < math.inf:
+            message = f"an interval has to be positive and finite, not {given!r}"
+            raise ValueError(message)
         self.steps_per_sec: float | None = None
         self._every_n_steps = every_n_steps
         self._every_n_secs = every_n_secs
@@ -201,10 +207,13 @@ class NanGuardHook(SessionRunHook):
 
     async def check(self, run: StepRun) -> None:
         for place, value in _numbers("the step's result", run.result):
-            self._refuse(place, value, run.step)
+            small = getattr(value, "nbytes", 0) <= _SMALL
+            finite = all_finite(value) if small else await run.session._off_loop(partial(all_finite, value))
+            self._refuse(place, run.step, finite=finite)
         for name in self._metrics:
             if name in run.session.metrics:
-                self._refuse(f"metric {name!r}", run.session.metrics[name], run.step)
+                finite = all_finite(run.session.metrics[name])
+                self._refuse(f"metric {name!r}", run.step, finite=finite)
         if self._state and run.session.save_due:
             path = await run.session._find_leaf(lambda value: not all_finite(value))
             if path is not None:
@@ -214,27 +223,30 @@ class NanGuardHook(SessionRunHook):
                 raise FloatingPointError(message)
 
     @staticmethod
-    def _refuse(place: str, value: Any, step: int) -> None:
-        if not all_finite(value):
+    def _refuse(place: str, step: int, *, finite: bool) -> None:
+        if not finite:
             message = f"{place} is not finite at step {step}; nothing of this step is saved"
             raise FloatingPointError(message)
 
 
+_SMALL = 1 << 16  # bytes that are looked at faster than a thread is reached
 _SLICE = 1 << 22  # elements looked at at once, so that the mask stays small beside the state
 
 
 def all_finite(value: Any) -> bool:
     """Whether a number or an array holds neither NaN nor infinity; anything else counts as finite."""
-    if isinstance(value, float):
-        return math.isfinite(value)
+    if isinstance(value, float | complex):
+        return cmath.isfinite(value)
     if not hasattr(value, "dtype"):
         return True
     try:
-        flat = np.asarray(value).reshape(-1)
+        # As it is stored, for that also works where numpy itself has no dtype or wants no gradient.
+        array = as_stored(value) if is_array(value) else np.asarray(value)
+        flat = array.ravel(order="K")
         return all(
             bool(np.isfinite(flat[start : start + _SLICE]).all()) for start in range(0, flat.size, _SLICE)
         )
-    except (TypeError, RuntimeError):
+    except (TypeError, RuntimeError, UnsaveableError):
         # numpy has no isfinite for the dtype, or no view of the tensor: nothing that could be NaN to it.
         return True
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Literal, Protocol, TypeVar
 
 from async_ckpt import events
@@ -18,6 +19,7 @@ from async_ckpt.errors import CheckpointError, ListenerError, ListenerFailure, S
 from async_ckpt.listeners import Registration, Stop
 from async_ckpt.runtime.lane import Inside, Lane
 from async_ckpt.saver import Checkpoint, PendingSave, Restored, Saver
+from async_ckpt.state.parse import Node, parse
 from async_ckpt.state.plain import decode_plain, encode_plain
 from async_ckpt.system.clock import Clock
 from async_ckpt.system.threads import Outcome, spawn
@@ -382,11 +384,16 @@ class SaveRunner:
     async def find_leaf(self, wrong: Callable[[Any], bool]) -> str | None:
         """The path of the first leaf that is ``wrong``; state and leaves are looked at off the loop."""
 
-        def search() -> str | None:
-            flat = self.saver._flatten(self._read_state())
-            return next((leaf.path for leaf in flat.leaves if wrong(leaf.value)), None)
+        flat = await self._host.in_state_thread(
+            lambda: self.saver._flatten(self._read_state()), bound=self._bound
+        )
 
-        return await self._host.in_state_thread(search, bound=self._bound)
+        def search() -> str | None:
+            plain = _plain_values(parse(flat.structure, len(flat.leaves)), "")
+            values = chain(((leaf.path, leaf.value) for leaf in flat.leaves), plain)
+            return next((path for path, value in values if wrong(value)), None)
+
+        return await self._host.in_state_thread(search, bound=False)
 
     def _ever_cast(self) -> tuple[Vote, ...]:
         again = {vote.listener for vote in self._cast}
@@ -563,6 +570,14 @@ async def load_hooks(host: Host, restored: Restored) -> None:
         )
         if outcome.error is not None:
             raise ListenerError([ListenerFailure(owner, "load_state_dict", restored.step, outcome.error)])
+
+
+def _plain_values(node: Node, path: str) -> Iterator[tuple[str, Any]]:
+    if node.tag == "plain":
+        yield path, node.value
+    elif not node.is_leaf:
+        for place, child in node.places(path):
+            yield from _plain_values(child, place)
 
 
 def _captured(state: Any) -> Any:

@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from async_ckpt import events
 from async_ckpt.core import protocol as p
@@ -31,6 +31,8 @@ from async_ckpt.system.clock import Clock, RealClock
 from async_ckpt.system.threads import Outcome, finish, spawn
 
 __all__ = ["MonitoredTrainingSession"]
+
+T = TypeVar("T")
 
 
 class MonitoredTrainingSession:
@@ -535,6 +537,10 @@ class MonitoredTrainingSession:
     def _set_restored(self, restored: Restored | None, *, untaken: bool) -> None:
         self._restored = restored
         self._owes_reading = untaken
+
+    async def _off_loop(self, look: Callable[[], T]) -> T:
+        """Do a long look in a thread."""
+        return await self._host.in_state_thread(look, bound=False)
 
     async def _find_leaf(self, wrong: Callable[[Any], bool]) -> str | None:
         """The path of the first leaf of any saver hook's state that is ``wrong``, looked at off the loop."""
