@@ -357,6 +357,7 @@ class Machine:
     def _start(self, save: _Save, commands: list[p.Command]) -> None:
         hook = self._hooks[save.hook]
         hook.remembered = False
+        hook.retry = hook.retry.started()
         if save.by_trigger:
             self._move_trigger(hook, save.now)
             if hook.stops_after is not None and hook.stops_after < save.step:

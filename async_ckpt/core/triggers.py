@@ -65,7 +65,12 @@ class Retry:
     """
 
     failures: int = 0
-    boundaries_left: int = 0
+    #: infinite while an attempt is in flight: it is not due a second time before it has failed
+    boundaries_left: float = 0
+
+    def started(self) -> Retry:
+        """Return the schedule while the next attempt is under way."""
+        return replace(self, boundaries_left=math.inf)
 
     def failed(self) -> Retry:
         """Return the schedule after one more failure."""
