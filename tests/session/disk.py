@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -113,11 +113,15 @@ class Weights:
 
 
 def saver_hook(where: Path | Disk, state: Any, **options: Any) -> CheckpointSaverHook:
-    """A saver hook over a directory or a disk of ours; it owns its saver, as with a directory."""
+    """A saver hook over a directory or a disk of ours; it owns its saver either way."""
     if not options.keys() & {"save_secs", "save_steps", "save_when"}:
         options["save_steps"] = 1000
     tree = state.tree if isinstance(state, Weights) else state
-    return CheckpointSaverHook(cast("Any", where), tree, **options)
+    hook = CheckpointSaverHook(where.location if isinstance(where, Disk) else where, tree, **options)
+    if isinstance(where, Disk):
+        kept = {name: options[name] for name in ("max_to_keep", "keep", "staging") if name in options}
+        hook.saver = Saver(where, **kept)
+    return hook
 
 
 async def saved_values(directory: Path) -> dict[int, float]:
