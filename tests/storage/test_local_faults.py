@@ -100,6 +100,29 @@ async def test_a_rename_that_fails_is_failed_and_one_that_worked_is_unknown(
 
 
 @pytest.mark.asyncio
+async def test_while_an_exchange_is_unknown_both_checkpoints_stay(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await save(store, 2, b"old")
+    with monkeypatch.context() as patched:
+        patched.setattr(posix, "fsync", Failing(posix.fsync, 4, errno.EIO))
+        with pytest.raises(SaveError) as caught:
+            await save(store, 2, b"new")
+    assert caught.value.outcome == "unknown"
+    assert await load(store, 2) == b"new"
+    (other,) = names(store.location, ".tmp-")
+    assert (Path(store.location) / other / "x.safetensors").read_bytes() == b"old"
+    await store.aclose()
+    with monkeypatch.context() as patched:
+        patched.setattr(posix, "fsync", Failing(posix.fsync, 1, errno.EIO))
+        with pytest.raises(SaveError):
+            await store.open()
+    assert names(store.location, ".tmp-") == [other], "it goes once the names are known to last"
+    await store.open()
+    assert names(store.location, ".tmp-") == []
+
+
+@pytest.mark.asyncio
 async def test_where_names_cannot_be_exchanged_the_old_one_steps_aside(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
