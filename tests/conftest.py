@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import re
 import sys
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -82,6 +83,24 @@ def pytest_asyncio_loop_factories(
         return {"asyncio": FLAVOURS["asyncio"]}
     names = marker.args or FLAVOURS
     return {name: FLAVOURS[name] for name in names if name in FLAVOURS}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Take memory addresses out of the tests' names: the processes of pytest-xdist have to agree on them."""
+    for marker in metafunc.definition.iter_markers("parametrize"):
+        ids = marker.kwargs.get("ids")
+        if callable(ids):
+            cast("dict[str, object]", marker.kwargs)["ids"] = _WithoutAddresses(ids)
+
+
+class _WithoutAddresses:
+    def __init__(self, name: Callable[[Any], object]) -> None:
+        self.name: Callable[[Any], object] = name.name if isinstance(name, _WithoutAddresses) else name
+
+    def __call__(self, value: Any) -> object:
+        name = self.name(value)
+        return re.sub(r" at 0x[0-9a-f]+", "", name) if isinstance(name, str) else name
 
 
 def _left_threads(before: set[threading.Thread]) -> list[threading.Thread]:

@@ -96,3 +96,19 @@ def test_what_a_test_leaves_behind_fails_it_by_name(suite: pytest.Pytester) -> N
 
 def test_a_leak_may_be_declared(suite: pytest.Pytester) -> None:
     run(suite, LEAKS.format(mark="@pytest.mark.leaks('on purpose')")).assert_outcomes(passed=3)
+
+
+def test_names_hold_no_addresses_so_that_parallel_runs_agree_on_them(suite: pytest.Pytester) -> None:
+    result = run(
+        suite,
+        """
+        import pytest
+
+        @pytest.mark.parametrize("value", [object(), {"nested": object()}], ids=str)
+        def test_it(value):
+            pass
+        """,
+    )
+    result.assert_outcomes(passed=2)
+    assert "test_it[<object object>]" in result.stdout.str()
+    assert " at 0x" not in result.stdout.str()
