@@ -95,6 +95,8 @@ class Attempt:
     askers: int = 0
     cancelled: bool = False
     again: bool = False
+    #: the grace period ended first, and the exit has said so
+    abandoned: bool = False
     pending: PendingSave | None = None
     checkpoint: Checkpoint | None = None
     error: BaseException | None = None
@@ -364,6 +366,23 @@ class SaveRunner:
         except BaseException as error:  # noqa: BLE001
             self._surface(error)
 
+    def abandon_save(self) -> None:
+        """The grace period is over and the save in flight is not durable: that is an error of the exit."""
+        attempt = self.attempt
+        assert attempt is not None  # noqa: S101
+        attempt.cancelled = True
+        ended = attempt.pending is None or attempt.pending.cancel()
+        message = (
+            f"the save of step {attempt.step} to {self.directory} was still under way when the grace period "
+            + ("ended, and was given up" if ended else "ended, and may or may not become durable")
+        )
+        error = SaveError(
+            message, step=attempt.step, path=self.directory, outcome="failed" if ended else "unknown"
+        )
+        attempt.askers = 0
+        self._save_failed(attempt, error)
+        attempt.abandoned = True
+
     async def close(self, *, abandoned: bool) -> None:
         """Close the saver; with a save still in its thread, without waiting for that.
 
@@ -523,6 +542,8 @@ class SaveRunner:
         logger.error("%r", failure, exc_info=failure.exception)
 
     def _save_failed(self, attempt: Attempt, error: BaseException) -> None:
+        if attempt.abandoned:
+            return
         outcome = getattr(error, "outcome", "failed")
         kind = events.SaveUnknown if outcome == "unknown" else events.SaveFailed
         self._host.emit(kind, directory=self.directory, step=attempt.step, reason=str(error) or repr(error))

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from async_ckpt import events
 from async_ckpt.core import protocol as p
-from async_ckpt.core.machine import Phase
+from async_ckpt.core.machine import Phase, SaveState
 from async_ckpt.errors import ProtocolError, SessionStopped
 from async_ckpt.runtime.lane import Inside
+from async_ckpt.system.threads import spawn
 
 if TYPE_CHECKING:
     from async_ckpt.session.boundary import Place
@@ -23,6 +24,7 @@ logger = logging.getLogger("async_ckpt")
 
 #: what a callback still gets when the grace period is over: every ``end`` is called, none hangs the exit
 SECS_AFTER_GRACE = 1.0
+_NOT_DURABLE = {SaveState.PREPARING, SaveState.WRITING, SaveState.WRITTEN, SaveState.COMMITTING}
 
 
 async def leave(session: MonitoredTrainingSession, error: BaseException | None, *, at_entry: bool) -> None:
@@ -33,7 +35,7 @@ async def leave(session: MonitoredTrainingSession, error: BaseException | None, 
     watch = _Watch(session)
     watch.start()
     try:
-        await _guarded(session, _finish_saves(session, error, at_entry=at_entry))
+        await _guarded(session, _finish_saves(session, error, watch, at_entry=at_entry))
         for place in session._places:
             await _guarded(session, _end(session, place))
     finally:
@@ -49,22 +51,27 @@ async def _guarded(session: MonitoredTrainingSession, work: object) -> None:
 
 
 async def _finish_saves(
-    session: MonitoredTrainingSession, error: BaseException | None, *, at_entry: bool
+    session: MonitoredTrainingSession, error: BaseException | None, watch: _Watch, *, at_entry: bool
 ) -> None:
     scheduler, boundary = session._scheduler, session._boundary
     # Whoever closes the session from another task lets the step that runs come to its boundary.
-    async with session._turn:
-        await scheduler.drained()
-        clean = error is None or isinstance(error, SessionStopped)
-        whole = not (boundary.tainted or at_entry or (session._mid_step and not clean))
-        wanted = (clean and session.final_save != "never") or session.final_save == "always"
-        asked = any(not request.answer.done() for request in boundary.requests)
-        if whole and not session._host.expired and scheduler.machine.phase is Phase.OPEN:
-            if wanted:
-                await boundary.final()
-            elif asked and clean:
-                await boundary.on_demand()
-        await scheduler.drained()
+    if await watch.turn_taken():
+        try:
+            await scheduler.drained()
+            clean = error is None or isinstance(error, SessionStopped)
+            whole = not (boundary.tainted or at_entry or (session._mid_step and not clean))
+            wanted = (clean and session.final_save != "never") or session.final_save == "always"
+            asked = any(not request.answer.done() for request in boundary.requests)
+            if whole and not session._host.expired and scheduler.machine.phase is Phase.OPEN:
+                if wanted:
+                    await boundary.final()
+                elif asked and clean:
+                    await boundary.on_demand()
+            await scheduler.drained()
+        finally:
+            session._turn.release()
+    else:
+        session._host.fail(TimeoutError("a step was still running when the grace period ended"))
     for request in boundary.requests:
         if not request.answer.done():
             request.answer.set_exception(ProtocolError("the session ended before the save could be taken"))
@@ -87,6 +94,8 @@ async def _shut(session: MonitoredTrainingSession, error: BaseException | None) 
     host, scheduler = session._host, session._scheduler
     for place in session._places:
         hook, runner = place.hook, place.runner
+        if runner is not None and scheduler.machine.state_of(place.index) in _NOT_DURABLE:
+            runner.abandon_save()
         if runner is not None and getattr(hook, "owns_saver", False):
             await _guarded(session, runner.close(abandoned=not scheduler.machine.idle))
     for hook in session._readers:
@@ -107,6 +116,7 @@ class _Watch:
     def __init__(self, session: MonitoredTrainingSession) -> None:
         self._session = session
         self._timer: asyncio.TimerHandle | None = None
+        self._waiting: asyncio.Task[bool] | None = None
 
     def start(self) -> None:
         if math.isfinite(self._session.grace_secs):
@@ -115,6 +125,12 @@ class _Watch:
     def stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+
+    async def turn_taken(self) -> bool:
+        """Wait until no step runs; False if that took longer than the grace period."""
+        self._waiting = spawn(self._session._turn.acquire(), name="async_ckpt wait for the step")
+        await asyncio.wait([self._waiting])
+        return not self._waiting.cancelled()
 
     def _arm(self, secs: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(secs, self._over)
@@ -131,4 +147,6 @@ class _Watch:
         if abandoned is not None:
             logger.warning("%s is abandoned: the grace period is over", abandoned.what)
         scheduler.give_up()
+        if self._waiting is not None:
+            self._waiting.cancel()
         self._arm(SECS_AFTER_GRACE)

@@ -306,6 +306,9 @@ class MonitoredTrainingSession:
             self._publish_stop()
 
     async def _count(self, run: StepRun) -> None:
+        if self._state == "closed":
+            message = f"the session was closed while step {self._host.global_step} ran"
+            raise ProtocolError(message)
         self._mid_step = False
         run.step = self._host.global_step
         await self._boundary.after_step(run)
