@@ -81,9 +81,10 @@ async def _to_the_end(host: SessionHost, work: Coroutine[Any, Any, None], what: 
 
     async def outcome() -> Outcome[None]:
         try:
-            return Outcome(value=await work)
+            await work
         except BaseException as error:  # noqa: BLE001
             return Outcome(error=error)
+        return Outcome()
 
     task = spawn(outcome(), name=f"async_ckpt {what}")
     try:

@@ -134,7 +134,7 @@ def weights() -> dict[str, Any]:
 @contextlib.asynccontextmanager
 async def saver_on(store: MemoryStore, **options: Any) -> AsyncIterator[Saver]:
     """A saver for a hook; closed at the end, when the session that used it has been left."""
-    async with Saver(store, **options) as saver:  # type: ignore[arg-type]
+    async with Saver(store, **options) as saver:
         yield saver
 
 
@@ -160,7 +160,7 @@ async def until(holds: Callable[[], object]) -> None:
     """Give the loop turns until ``holds()``."""
 
     async def turns() -> None:
-        while not holds():  # noqa: ASYNC110 - our own state has no event to wait for
+        while not holds():
             await asyncio.sleep(0)
 
     await soon(turns(), "the state the test waits for")

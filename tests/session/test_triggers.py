@@ -95,7 +95,8 @@ async def test_several_due_points_crossed_by_one_step_give_one_save_and_the_grid
 
 @pytest.mark.asyncio
 async def test_a_function_is_called_once_whatever_steps_says() -> None:
-    store, calls = SlowStore(), []
+    store = SlowStore()
+    calls: list[int] = []
     async with training(store, save_steps=4, session_options={"final_save": "never"}) as session:
         for _ in range(3):
             await soon(session.run(calls.append, 1, steps=3))

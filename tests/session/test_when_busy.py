@@ -99,6 +99,24 @@ async def test_coalesce_takes_the_save_at_the_first_free_boundary_with_that_boun
 
 
 @pytest.mark.asyncio
+async def test_coalesce_remembers_what_a_predicate_asked_for_once() -> None:
+    store = SlowStore()
+    options = {"final_save": "never"}
+    async with training(
+        store,
+        save_when=lambda session: session.global_step in (2, 4),
+        when_busy="coalesce",
+        session_options=options,
+    ) as session:
+        gate = store.hold("write", 2)
+        await advance(session, 5)
+        gate.open()
+        await soon(session.drain())
+        await advance(session, 3)
+    assert saved(store) == [2, 6]
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize("when_busy", ["skip", "coalesce"])
 async def test_while_nothing_is_in_flight_skip_and_coalesce_save_the_grid(when_busy: str) -> None:
     store = SlowStore()
