@@ -152,13 +152,13 @@ class Restoring:
 
 
 def check(hook: CheckpointSaverHook) -> None:
-    """Refuse a state that could not be filled in place.
+    """Refuse a state that could not be saved, or not be filled where it stands if it has to be.
 
     Raises:
-        UnsupportedLeafError: It holds something that cannot be replaced where it stands, or be saved.
+        UnsupportedLeafError: It holds something of the kind; ``path`` says where.
     """
-    if hook.restores and hook.restores_in_place:
-        check_restorable(hook.state)
+    if not hook.is_callable:
+        check_restorable(hook.state, in_place=hook.restores and hook.restores_in_place)
 
 
 async def _read(hook: CheckpointSaverHook, saver: Saver, step: int | None) -> Restored:

@@ -159,22 +159,23 @@ def _mismatch(found: Comparison) -> StructureMismatchError:
     )
 
 
-def check_restorable(state: Any, *, namespace: str = "") -> None:
-    """Check that everything in a state could be restored where it stands.
+def check_restorable(state: Any, *, namespace: str = "", in_place: bool = True) -> None:
+    """Check that everything in a state can be saved and, with ``in_place``, be restored where it stands.
 
     A value that is no array cannot be changed, only replaced, so it must stand in a dict, a list or a
     dataclass that is not frozen; and so must an array that is read-only. What is below an object with
     ``load_state_dict()`` is that object's business.
 
     Raises:
-        UnsupportedLeafError: A value could not be put back; ``path`` says where it stands.
+        UnsupportedLeafError: A value cannot be saved or put back; ``path`` says where it stands.
     """
-    _Restorable(namespace).check(state, "", None, 0)
+    _Restorable(namespace, in_place=in_place).check(state, "", None, 0)
 
 
 class _Restorable:
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, *, in_place: bool) -> None:
         self._namespace = namespace
+        self._in_place = in_place
         self._open: set[int] = set()
 
     def check(self, value: Any, path: str, holder: str | None, depth: int) -> None:
@@ -204,9 +205,8 @@ class _Restorable:
             self.check(child, join(path, part), holder, depth + 1)
         self._open.discard(id(value))
 
-    @staticmethod
-    def _need(holder: str | None, path: str, what: str) -> None:
-        if holder is not None or not path:
+    def _need(self, holder: str | None, path: str, what: str) -> None:
+        if self._in_place and (holder is not None or not path):
             where = (
                 f"in {holder}, which cannot be changed"
                 if holder

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["read_only", "small_disk"]
+__all__ = ["frozen", "read_only", "small_disk"]
 
 
 def _mount(*arguments: str) -> None:
@@ -31,6 +31,18 @@ def read_only(directory: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+@contextlib.contextmanager
+def frozen(directory: Path) -> Iterator[None]:
+    """Make a directory immutable, for root and for those who have it open already as well."""
+    done = subprocess.run(["chattr", "+i", str(directory)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"NOT TESTED: chattr +i {directory}: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["chattr", "-i", str(directory)], check=True)
 
 
 @contextlib.contextmanager
