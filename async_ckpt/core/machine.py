@@ -86,6 +86,9 @@ SAVES: dict[SaveState, dict[type, SaveState]] = {
 joint rules in :meth:`Machine._settle_joint_rules`; nothing else moves a save."""
 
 
+_BEING_REPORTED = frozenset({SaveState.COMMITTING, SaveState.REPORTING, SaveState.SETTLING})
+
+
 @dataclass(slots=True)
 class _Hook:
     spec: p.HookSpec
@@ -347,6 +350,9 @@ class Machine:
                 commands.append(p.Proceed(held.hook, taken=False))
             else:
                 self._start(held, commands)
+        if any(save.state in _BEING_REPORTED for save in self._saves):
+            # A blocking save whose step was cancelled goes first: its after_save is not cut in two.
+            return
         for save in self._saves:
             if save.state is SaveState.WRITTEN and (
                 save.blocking or (self._sealed and save is self._saves[0])

@@ -14,7 +14,7 @@ from async_ckpt import (
     SessionRunHook,
     StepRun,
 )
-from async_ckpt.testing import RecordingListener
+from async_ckpt.testing import Gate, RecordingListener
 from tests.session.support import SlowStore, advance, saver_on, soon, training, weights
 
 pytestmark = pytest.mark.loop_flavours
@@ -184,3 +184,32 @@ async def test_a_blocking_hook_waits_for_the_round_of_another_hook() -> None:
         ("B", "before_save", 3),
         ("B", "after_save", 3),
     ]
+
+
+@pytest.mark.asyncio
+async def test_a_blocking_save_whose_step_was_cancelled_is_reported_in_one_piece() -> None:
+    """The round is sealed then, and the other hook's save comes behind it, not in between."""
+    log: Log = []
+    gate = Gate()
+    async with saver_on(SlowStore()) as one, saver_on(SlowStore()) as other:
+        listeners = (
+            [RecordingListener("A", log)],
+            [RecordingListener("B", log, gates={"after_save": gate}), RecordingListener("C", log)],
+        )
+        hooks = [
+            CheckpointSaverHook(
+                saver, weights(), save_steps=1, blocking=blocking, initial_save="never", listeners=called
+            )
+            for saver, blocking, called in ((one, False, listeners[0]), (other, True, listeners[1]))
+        ]
+        options: dict[str, Any] = {"final_save": "never"}
+        async with MonitoredTrainingSession(hooks=hooks, **options) as session:
+            step = asyncio.create_task(session.advance())
+            await soon(gate.reached())
+            step.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await soon(step)
+            await soon(one._line._current.pending.written())  # type: ignore[union-attr]
+            gate.open()
+            await soon(session.drain())
+    assert [name for name, phase, _ in log if phase == "after_save"] == ["B", "C", "A"]
