@@ -51,6 +51,7 @@ class Run:
         stopped_at: The step counter at the end.
         error: What left the session, or None.
         main_steps: How many steps the main task took.
+        steps: How many steps the loop took.
     """
 
     log: list[Call]
@@ -58,6 +59,7 @@ class Run:
     stopped_at: int = 0
     error: BaseException | None = None
     main_steps: int = 0
+    steps: int = 0
 
     @property
     def sequence(self) -> list[tuple[int, int, str, int | None]]:
@@ -181,7 +183,7 @@ def play(scenario: Scenario, seed: int, *, cancel_at: int | None = None) -> Run:
         finally:
             loop = asyncio.get_running_loop()
             assert isinstance(loop, SimLoop)
-            world.run.main_steps = loop.main_steps
+            world.run.main_steps, world.run.steps = loop.main_steps, loop.steps
 
     try:
         run_sim(main, seed, **options)
