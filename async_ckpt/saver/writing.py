@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from async_ckpt.errors import DirectoryLockedError, SaveError, UnsupportedLeafError
 from async_ckpt.saver.image import Image, Label
 from async_ckpt.saver.records import Checkpoint
@@ -27,10 +29,14 @@ if TYPE_CHECKING:
     from async_ckpt.storage.records import FileEntry, TensorEntry
     from async_ckpt.storage.store import Store
 
-__all__ = ["Job", "Labels", "Writer"]
+__all__ = ["FILES_ABREAST", "Job", "Labels", "Writer"]
 
 COPY_THREADS = 4
 """More threads than this do not copy faster: they share the memory's bandwidth."""
+
+
+FILES_ABREAST = 4
+"""How many files of one checkpoint are written at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,27 +180,44 @@ class Writer:
     async def _write_files(
         self, job: Job, attempt: str, image: Image
     ) -> tuple[tuple[FileEntry, ...], tuple[TensorEntry, ...]]:
+        """Write the tensor files side by side, and digest them meanwhile.
+
+        The first file that fails stops the others; all of them are waited for, so no thread still writes
+        when this returns.
+        """
         pending = job.pending
-        failed = False
+        failures: list[BaseException] = []
 
         def stopped() -> bool:
-            return failed or pending._stopped()
+            return bool(failures) or pending._stopped()
+
+        waiting = iter(enumerate(image.layout.files))
+
+        async def write_some() -> None:
+            for number, file in waiting:
+                if stopped():
+                    return
+                try:
+                    await self._store.write(
+                        attempt,
+                        file.name,
+                        image.file(file),
+                        progress=pending._progress(number),
+                        stopped=stopped,
+                    )
+                except BaseException as error:  # noqa: BLE001 - raised below, when every thread has ended
+                    failures.append(error)
+                    return
 
         digesting = self._digester.submit(image.entries, stopped)
         try:
-            for number, file in enumerate(image.layout.files):
-                await self._store.write(
-                    attempt,
-                    file.name,
-                    image.file(file),
-                    progress=pending._progress(number),
-                    stopped=pending._stopped,
-                )
-        except BaseException:
-            failed = True
-            raise
+            async with anyio.create_task_group() as group:
+                for _ in range(min(FILES_ABREAST, len(image.layout.files))):
+                    group.start_soon(write_some)
         finally:
             outcome = await finish(digesting)
+        if failures:
+            raise failures[0]
         entries = outcome.unwrap()
         if entries is None:
             raise pending._cancelled()
