@@ -8,6 +8,7 @@ from __future__ import annotations
 from async_ckpt.testing.clock import FakeClock
 from async_ckpt.testing.listeners import Gate, RecordingListener
 from async_ckpt.testing.simloop import SimDeadlock, SimError, SimLeak, SimLivelock, SimLoop, run_sim
+from async_ckpt.testing.stores import check_store
 
 __all__ = [
     "FakeClock",
@@ -18,5 +19,6 @@ __all__ = [
     "SimLeak",
     "SimLivelock",
     "SimLoop",
+    "check_store",
     "run_sim",
 ]

@@ -270,7 +270,7 @@ def test_a_deadlock_names_the_tasks_and_where_they_wait() -> None:
 
 def test_a_livelock_is_found() -> None:
     async def main() -> None:
-        while True:  # noqa: ASYNC110 - a livelock is what the test is about
+        while True:
             await asyncio.sleep(0)
 
     with pytest.raises(SimLivelock, match=r"not done after 500 steps \(seed 3\)"):
