@@ -73,6 +73,9 @@ class Host(Protocol):
     def warn(self, message: str) -> None:
         """Keep a warning until the next boundary, or the exit, issues it."""
 
+    async def copies_done(self) -> None:
+        """Wait for copies that run beside the step, of every saver: what comes next may change the state."""
+
     def in_state_thread(self, fn: Callable[[], T], *, bound: bool) -> Awaitable[T]:
         """Evaluate ``fn`` off the loop, or where the last step ran if the state is ``bound`` to it."""
 
@@ -186,7 +189,7 @@ class SaveRunner:
         assert attempt is not None  # noqa: S101 - the scheduler opened it
         self._host.emit(events.SaveRequested, directory=self.directory, step=step)
         try:
-            await self.saver._copies_done()
+            await self._host.copies_done()
             for entry in self._begun:
                 if attempt.cancelled:
                     return False
@@ -402,7 +405,6 @@ class SaveRunner:
 
     async def find_leaf(self, wrong: Callable[[Any], bool]) -> str | None:
         """The path of the first leaf that is ``wrong``; state and leaves are looked at off the loop."""
-
         flat = await self._host.in_state_thread(
             lambda: self.saver._flatten(self._read_state()), bound=self._bound
         )

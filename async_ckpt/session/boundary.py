@@ -98,9 +98,7 @@ class Boundary:
     async def copies_done(self) -> None:
         """Wait for copies that run beside the step, before the user's code may change the state."""
         if self._overlaps:
-            for place in self._savers:
-                assert place.runner is not None  # noqa: S101
-                await place.runner.saver._copies_done()
+            await self._host.copies_done()
 
     def save_due(self) -> bool:
         """Whether a saver hook will take a save at this boundary, as far as can be told before it."""

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from async_ckpt.events import Event
 from async_ckpt.runtime.lane import Lane
+from async_ckpt.saver import Saver
 from async_ckpt.system.clock import Clock
 from async_ckpt.system.threads import Worker
 
@@ -31,6 +32,7 @@ class SessionHost:
         self.expired = False
         self.overlap_allowed = False
         self.errors: list[BaseException] = []
+        self.savers: list[Saver] = []
         #: whether the last step ran in the trainer thread, so that bound state belongs there
         self.last_step_in_trainer = False
         self.stateful_hooks: list[tuple[str, Any]] = []
@@ -95,6 +97,11 @@ class SessionHost:
             warnings.warn(self._warnings.pop(0), RuntimeWarning, stacklevel=stacklevel + 1)
 
     # -- threads -----------------------------------------------------------------------------
+
+    async def copies_done(self) -> None:
+        """Wait for copies that run beside the step, of every saver."""
+        for saver in self.savers:
+            await saver._copies_done()
 
     def stateful(self) -> Sequence[tuple[str, Any]]:
         """The session's own stateful hooks, with their keys."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from types import TracebackType
 
@@ -26,8 +26,9 @@ class Mutation:
     Cancellation while waiting leaves every gate as it was.
     """
 
-    def __init__(self, savers: Sequence[Saver]) -> None:
+    def __init__(self, savers: Sequence[Saver], entered: Callable[[], None]) -> None:
         self._savers = savers
+        self._entered = entered
         self._async_gates: contextlib.AsyncExitStack | None = None
         self._gates: contextlib.ExitStack | None = None
         self._outer: Mutation | None = None
@@ -62,6 +63,7 @@ class Mutation:
             self._gates.close()
 
     def _enter(self) -> None:
+        self._entered()
         self.depth += 1
         self._outer = _open.get()
         _open.set(self)

@@ -103,6 +103,7 @@ class MonitoredTrainingSession:
         for saver_hook in every_saver_hook:
             saver_hook.bind(self, self._host.clock)
         runners = [place.runner for place in self._places if place.runner is not None]
+        self._host.savers = [runner.saver for runner in runners]
         self._scheduler = Scheduler(
             runners,
             now=self._host.clock.monotonic,
@@ -409,8 +410,10 @@ class MonitoredTrainingSession:
         Waits for what is left of a copy of the state, and no copy starts inside it. Entering it once
         tells the session that copies may overlap with the steps (``staging="overlap"``).
         """
+        return Mutation(self._host.savers, self._allow_overlap)
+
+    def _allow_overlap(self) -> None:
         self._host.overlap_allowed = True
-        return Mutation([p.runner.saver for p in self._places if p.runner is not None])
 
     async def saved_state(self) -> Any:
         """Inside ``after_save``: exactly what this checkpoint holds, without reading the disk.

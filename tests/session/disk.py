@@ -145,4 +145,4 @@ async def others_ended() -> None:
 
 def hang_guard() -> AbstractAsyncContextManager[Any]:
     """Far longer than anything takes; only a hang gets there."""
-    return asyncio.timeout(30)
+    return asyncio.timeout(15)
