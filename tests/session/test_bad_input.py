@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -145,11 +147,10 @@ async def test_a_full_disk_fails_the_save_and_the_next_one_succeeds_when_there_i
             assert not [name for name in names(disk / "run") if name.startswith(".tmp")]
             (disk / "ballast").unlink()
             for _ in range(4):
-                try:
+                # The error of the save before may still be on its way here.
+                with contextlib.suppress(SaveError):
                     await train(session, state, 1)
-                    await session.drain()
-                except SaveError as error:
-                    assert "space" in str(error)
+                await session.drain()
         assert {event.step for event in log.of(SaveFailed)} >= {2}
         newest = (await listed(disk / "run"))[-1]
         assert newest == session.global_step
@@ -159,7 +160,7 @@ async def test_a_full_disk_fails_the_save_and_the_next_one_succeeds_when_there_i
 # -- files -----------------------------------------------------------------------------------------
 
 
-DAMAGES = {
+DAMAGES: dict[str, Callable[[Path], object]] = {
     "a flipped byte of the manifest": lambda step: flip_byte(step / "manifest.json", 200),
     "an empty manifest": lambda step: (step / "manifest.json").write_bytes(b""),
     "no manifest": lambda step: (step / "manifest.json").unlink(),
@@ -228,13 +229,13 @@ async def test_a_newer_format_above_an_older_checkpoint_is_passed_over_and_kept(
 
 
 async def test_what_is_no_checkpoint_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "step-0001").mkdir(parents=True)
-    (tmp_path / "step-０００００００９").mkdir()
+    full_width = "step-" + "\uff10" * 7 + "\uff19"
+    for directory in ("step-0001", full_width, "events"):
+        (tmp_path / directory).mkdir()
     (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "events").mkdir()
     await live(tmp_path, 2)
     assert await listed(tmp_path) == [0, 1, 2]
-    assert {"step-0001", "step-０００００００９", "notes.txt", "events"} <= set(names(tmp_path))
+    assert {"step-0001", full_width, "notes.txt", "events"} <= set(names(tmp_path))
 
 
 # -- two writers -----------------------------------------------------------------------------------
@@ -277,7 +278,7 @@ asyncio.run(main())
 
 
 async def test_a_writer_in_another_process_is_named_and_its_death_frees_the_directory(tmp_path: Path) -> None:
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: ASYNC220 - there is no other task it could hold up
         [sys.executable, "-c", HOLDER, str(tmp_path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

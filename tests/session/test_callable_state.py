@@ -147,7 +147,8 @@ async def test_after_create_session_is_early_enough_to_read_restored(tmp_path: P
 
 async def test_load_is_called_once_with_the_restored_tree(tmp_path: Path) -> None:
     await life(tmp_path)
-    loop, taken = Loop(), []
+    loop = Loop()
+    taken: list[Any] = []
     async with MonitoredTrainingSession(hooks=[hook_on(tmp_path, loop, load=taken.append)]):
         assert len(taken) == 1
         assert taken[0]["n"] == 2
@@ -168,7 +169,8 @@ async def test_load_may_be_a_coroutine_function(tmp_path: Path) -> None:
 
 async def test_load_has_run_when_after_create_session_is_called_and_begin_came_first(tmp_path: Path) -> None:
     await life(tmp_path)
-    loop, order = Loop(), []
+    loop = Loop()
+    order: list[Any] = []
 
     def load(state: dict[str, Any]) -> None:
         order.append("load")
@@ -192,7 +194,7 @@ async def test_an_error_of_load_leaves_as_it_is_and_trains_nothing(tmp_path: Pat
 
 async def test_load_may_not_use_the_session_to_deadlock(tmp_path: Path) -> None:
     await life(tmp_path)
-    errors = []
+    errors: list[ProtocolError] = []
 
     async def load(state: dict[str, Any]) -> None:
         for call in (session.save, session.drain, session.advance, session.aclose):

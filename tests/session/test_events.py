@@ -59,14 +59,16 @@ async def test_the_events_of_one_save_come_in_the_order_in_which_things_happen(t
         "SaveRequested", "SaveStaged", "SaveCommitted", "StopVoted", "StopDecided", "CheckpointDeleted",
         "SessionEnded",
     ]  # fmt: skip
-    began, requested, staged, committed = log.events[:4]
+    first: list[Any] = log.events[:4]
+    last: list[Any] = log.events[7:]
+    began, requested, staged, committed = first
     assert (began.step, began.resumed) == (0, False)
     assert (requested.at, requested.step, requested.directory) == (100.0, 1, str(tmp_path))
     assert (staged.at, staged.seconds) == (102.0, 2.0)
     assert committed.path == str(tmp_path / "step-00000001")
     assert committed.seconds == 2.0
     assert committed.bytes == staged.bytes > 0
-    voted, decided, deleted, ended = log.events[7:]
+    voted, decided, deleted, ended = last
     assert (voted.listener, voted.step, voted.reason) == ("votes", 2, "enough")
     assert decided.step == 2
     assert "enough" in decided.reason

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -231,7 +231,7 @@ def test_grace_secs_is_a_number_that_is_not_negative(value: Any) -> None:
 @pytest.mark.parametrize("value", [object(), StopAtStepHook, RecordingListener("l"), None])
 def test_a_hook_is_a_session_run_hook(where: str, value: Any) -> None:
     with pytest.raises(TypeError, match="SessionRunHook"):
-        MonitoredTrainingSession(**{where: [value]})
+        MonitoredTrainingSession(**cast("Any", {where: [value]}))
 
 
 @pytest.mark.parametrize("value", [99999, "SIGTERM"])

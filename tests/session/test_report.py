@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from async_ckpt import (
+    Checkpoint,
     CheckpointSaverHook,
     CheckpointSaverListener,
     MonitoredTrainingSession,
@@ -63,6 +64,7 @@ async def test_reported_metrics_are_the_checkpoints_beside_those_of_the_save(tmp
         await train(session, state, 1)
         session.metrics["loss"] = 0.25
         checkpoint = await session.save()
+        assert isinstance(checkpoint, Checkpoint)
         assert dict(checkpoint.metrics) == {"loss": 0.5, "accuracy": 0.1}
     async with Saver(tmp_path) as saver:
         first, last = await saver.checkpoints()

@@ -353,7 +353,7 @@ async def test_named_metrics_alone_are_logged_at_the_level_asked_for(
     hook = LoggingHook(["lr", "absent"], every_n_steps=1, level=logging.DEBUG)
     async with MonitoredTrainingSession(hooks=[hook]) as session:
         await session.advance()
-        session.metrics.update(loss=1.0, lr=np.float32(0.5))
+        session.metrics.update(loss=1.0, lr=float(np.float32(0.5)))
         await session.advance()
     shown = [(record.levelno, record.getMessage()) for record in caplog.records]
     assert shown == [(logging.DEBUG, "step 1: no metrics"), (logging.DEBUG, "step 2: lr=0.5")]
@@ -383,7 +383,7 @@ BAD_RESULTS = {
 @pytest.mark.parametrize("name", BAD_RESULTS)
 async def test_a_result_that_is_not_finite_stops_the_step_from_being_saved(tmp_path: Path, name: str) -> None:
     state = new_state()
-    with pytest.raises(FloatingPointError, match="result.* at step 1"):
+    with pytest.raises(FloatingPointError, match=r"result.* at step 1"):
         async with MonitoredTrainingSession(hooks=[saver_hook(tmp_path, state), NanGuardHook()]) as session:
             await session.run(lambda: BAD_RESULTS[name])
     assert await listed(tmp_path) == []
@@ -529,7 +529,7 @@ async def test_torch_leaves_that_require_gradients_or_are_bfloat16_are_looked_at
 
 async def test_bfloat16_of_numpy_is_looked_at(tmp_path: Path) -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
-    state = {"w": np.zeros(3, ml_dtypes.bfloat16), "words": "nan", "count": 3}
+    state: dict[str, Any] = {"w": np.zeros(3, ml_dtypes.bfloat16), "words": "nan", "count": 3}
     async with MonitoredTrainingSession(
         hooks=[NanGuardHook(), saver_hook(tmp_path, state)], final_save="never"
     ) as s:
