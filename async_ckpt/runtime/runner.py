@@ -256,6 +256,7 @@ class SaveRunner:
             return
         loop = asyncio.get_running_loop()
         told = -1
+        timer: asyncio.TimerHandle
 
         def tell() -> None:
             nonlocal timer, told
