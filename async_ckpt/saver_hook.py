@@ -184,6 +184,11 @@ class CheckpointSaverHook(SessionRunHook):
             return True
         return isinstance(self.state, Mapping) and any(is_stateful(value) for value in self.state.values())
 
+    @property
+    def session(self) -> object | None:
+        """The one session it serves, once there is one."""
+        return self._bound_to
+
     def read_state(self) -> Any:
         """The state as it stands now."""
         return self.state() if self.is_callable else self.state

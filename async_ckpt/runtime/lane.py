@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from typing import Any
 
 from async_ckpt.system.threads import Outcome, Worker, spawn
 
-__all__ = ["Inside", "Lane", "current_call", "is_coroutine_function"]
+__all__ = ["Inside", "Lane", "current_call", "is_coroutine_function", "running_code"]
 
 
 @dataclass(slots=True, eq=False)
@@ -29,12 +29,31 @@ class Inside:
 
     what: str
     owner: object
+    #: whose code it is: what would deadlock in this session may well be done in another one
+    session: object = None
     #: what ``saved_state()`` and ``report()`` refer to, in ``after_save`` only
     save: Any = None
     active: bool = True
+    #: the code this code was called from, itself of another session
+    outer: Inside | None = None
+
+    def enter(self) -> Token[Inside | None]:
+        """Mark the running task; call it where the code runs."""
+        self.outer = current_call.get()
+        if self.outer is not None and not self.outer.active:
+            self.outer = None
+        return current_call.set(self)
 
 
 current_call: ContextVar[Inside | None] = ContextVar("async_ckpt_inside", default=None)
+
+
+def running_code(session: object) -> Inside | None:
+    """The mark of the code of ``session`` that the caller is inside of, or None."""
+    inside = current_call.get()
+    while inside is not None and not (inside.active and inside.session is session):
+        inside = inside.outer
+    return inside
 
 
 def is_coroutine_function(fn: Callable[..., Any]) -> bool:
@@ -114,7 +133,7 @@ class Lane:
         on_slow: Callable[[], None] | None,
         convert: Callable[[Any], Any] | None,
     ) -> Outcome[Any]:
-        current_call.set(call.inside)
+        call.inside.enter()
         try:
             if is_coroutine_function(fn):
                 result = await _within(timeout_secs, fn(*args))

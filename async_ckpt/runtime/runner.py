@@ -446,7 +446,7 @@ class SaveRunner:
         """Every stateful listener's ``state_dict()``, encoded; None after an error that ends the save."""
         states: dict[str, Any] = {}
         for key, owner in self._stateful():
-            inside = Inside(f"{key}.state_dict", owner)
+            inside = Inside(f"{key}.state_dict", owner, self._host.facade)
             outcome = await self._host.lane.call(
                 owner.state_dict, inside=inside, timeout_secs=self._timeout, convert=_captured
             )
@@ -476,7 +476,7 @@ class SaveRunner:
                 self._host.warn(f"checkpoint {restored.checkpoint.path} holds no state for listener {key!r}")
                 continue
             state = states.pop(key)
-            inside = Inside(f"{key}.load_state_dict", owner)
+            inside = Inside(f"{key}.load_state_dict", owner, self._host.facade)
             outcome = await self._host.lane.call(owner.load_state_dict, state, inside=inside)
             if outcome.error is not None and self._must_stop(
                 owner, "load_state_dict", restored.step, outcome.error
@@ -500,7 +500,8 @@ class SaveRunner:
         method = entry.methods.get(phase)
         if method is None:
             return None
-        inside = Inside(f"{entry.key}.{phase}", entry.listener, save=(self, attempt) if attempt else None)
+        save = (self, attempt) if attempt else None
+        inside = Inside(f"{entry.key}.{phase}", entry.listener, self._host.facade, save=save)
 
         def slow() -> None:
             self._host.emit(
@@ -590,7 +591,7 @@ async def load_hooks(host: Host, restored: Restored) -> None:
         outcome = await host.lane.call(
             owner.load_state_dict,
             restored.listeners[f"{_HOOK}{key}"],
-            inside=Inside(f"{key}.load_state_dict", owner),
+            inside=Inside(f"{key}.load_state_dict", owner, host.facade),
         )
         if outcome.error is not None:
             raise ListenerError([ListenerFailure(owner, "load_state_dict", restored.step, outcome.error)])

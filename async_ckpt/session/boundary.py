@@ -53,10 +53,10 @@ class SaveRequest:
 
 
 @contextlib.contextmanager
-def inside_user_code(what: str, owner: object) -> Iterator[None]:
+def inside_user_code(what: str, owner: object, session: object) -> Iterator[None]:
     """Mark the running task as being inside the user's code, for as long as this block."""
-    mark = Inside(what, owner)
-    token = current_call.set(mark)
+    mark = Inside(what, owner, session)
+    token = mark.enter()
     try:
         yield
     finally:
@@ -92,7 +92,7 @@ class Boundary:
         """Call every hook's ``before_run``."""
         for hook in self._plain:
             await self.copies_done()
-            with inside_user_code(f"{type(hook).__name__}.before_run", hook):
+            with inside_user_code(f"{type(hook).__name__}.before_run", hook, self._host.facade):
                 await hook.before_run(run)
 
     async def copies_done(self) -> None:
@@ -122,7 +122,7 @@ class Boundary:
         if self._plain:
             self.tainted = True
             for hook in self._plain:
-                with inside_user_code(f"{type(hook).__name__}.check", hook):
+                with inside_user_code(f"{type(hook).__name__}.check", hook, self._host.facade):
                     await hook.check(run)
         self.tainted = False
         machine = self._scheduler.machine
@@ -162,7 +162,8 @@ class Boundary:
                     await self._offer(place, requests, wanted=wanted, everyone=everyone)
                 elif run is not None:
                     await self.copies_done()
-                    with inside_user_code(f"{type(place.hook).__name__}.after_run", place.hook):
+                    what = f"{type(place.hook).__name__}.after_run"
+                    with inside_user_code(what, place.hook, self._host.facade):
                         await place.hook.after_run(run)
         finally:
             self._scheduler.tell(p.BoundaryClosed(self._host.clock.monotonic()))
@@ -193,7 +194,7 @@ class Boundary:
         if not isinstance(hook, CheckpointSaverHook) or hook.save_when is None:
             return False
         if place.index not in self._wanted:
-            with inside_user_code("save_when", hook):
+            with inside_user_code("save_when", hook, self._host.facade):
                 self._wanted[place.index] = bool(hook.save_when(self._host.facade))
         return self._wanted[place.index]
 

@@ -53,7 +53,8 @@ async def enter(session: MonitoredTrainingSession) -> None:
     host.emit(events.SessionBegan, step=host.global_step, resumed=bool(resumed))
     for place in places:
         if place.runner is None:
-            with inside_user_code(f"{type(place.hook).__name__}.after_create_session", place.hook):
+            what = f"{type(place.hook).__name__}.after_create_session"
+            with inside_user_code(what, place.hook, session):
                 await place.hook.after_create_session(session)
     for place in places:
         owed = resumed.get(place.hook)
@@ -68,7 +69,7 @@ async def _begin(host: SessionHost, place: Place) -> None:
     if place.runner is not None:
         await _to_the_end(host, place.runner.begin(), "begin")
         return
-    with inside_user_code(f"{type(place.hook).__name__}.begin", place.hook):
+    with inside_user_code(f"{type(place.hook).__name__}.begin", place.hook, host.facade):
         await place.hook.begin()
     place.begun = True
 

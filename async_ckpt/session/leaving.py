@@ -84,7 +84,7 @@ async def _end(session: MonitoredTrainingSession, place: Place) -> None:
         place.begun = False
         # Through the lane only because that is what can be abandoned.
         outcome = await session._host.lane.call(
-            place.hook.end, session, inside=Inside(f"{type(place.hook).__name__}.end", place.hook)
+            place.hook.end, session, inside=Inside(f"{type(place.hook).__name__}.end", place.hook, session)
         )
         if outcome.error is not None:
             session._host.fail(outcome.error)

@@ -166,7 +166,7 @@ async def _read(hook: CheckpointSaverHook, saver: Saver, step: int | None) -> Re
         return await saver.restore(step, into=hook.state)
     restored = await saver.restore(step)
     if hook.load is not None:
-        with inside_user_code("load", hook):
+        with inside_user_code("load", hook, hook.session):
             result = hook.load(restored.state)
             if inspect.isawaitable(result):
                 await result

@@ -16,7 +16,7 @@ from async_ckpt.core import protocol as p
 from async_ckpt.core.votes import Vote
 from async_ckpt.errors import ProtocolError, SessionStopped
 from async_ckpt.hooks import SessionRunHook, StepRun
-from async_ckpt.runtime.lane import current_call, is_coroutine_function
+from async_ckpt.runtime.lane import is_coroutine_function, running_code
 from async_ckpt.runtime.runner import SaveRunner
 from async_ckpt.runtime.scheduler import Scheduler
 from async_ckpt.saver import Checkpoint, Restored
@@ -316,7 +316,7 @@ class MonitoredTrainingSession:
         self._raise_late_errors(stacklevel=3)
 
     async def _call(self, fn: Callable[..., Any], args: tuple[Any, ...], steps: int) -> Any:
-        with inside_user_code("the step function", fn):
+        with inside_user_code("the step function", fn, self):
             if is_coroutine_function(fn):
                 self._host.last_step_in_trainer = False
                 result = await fn(*args)
@@ -448,8 +448,8 @@ class MonitoredTrainingSession:
         attempt.reported.update(checked)
 
     def _saving(self, what: str) -> Any:
-        inside = current_call.get()
-        if inside is None or not inside.active or inside.save is None:
+        inside = running_code(self)
+        if inside is None or inside.save is None:
             message = f"{what}() has a meaning only inside after_save, while it runs"
             raise ProtocolError(message)
         return inside.save
@@ -560,8 +560,8 @@ class MonitoredTrainingSession:
     # -- refusals ----------------------------------------------------------------------------
 
     def _refuse_inside(self, what: str) -> None:
-        inside = current_call.get()
-        if inside is not None and inside.active:
+        inside = running_code(self)
+        if inside is not None:
             message = f"{what}() from inside {inside.what} would wait for itself"
             raise ProtocolError(message)
 

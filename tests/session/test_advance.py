@@ -129,11 +129,14 @@ async def test_an_error_of_a_hook_leaves_advance_as_the_same_object(where: str) 
         assert caught.value is error
         # Before the step it is as if it had not been asked for; behind it the step is done.
         assert session.global_step == (0 if where == "before_run" else 1)
-    assert last.log == {
-        "before_run": [],
-        "check": ["before_run 0+1 None"],
-        "after_run": ["before_run 0+1 None", "check 1"],
-    }[where]
+    assert (
+        last.log
+        == {
+            "before_run": [],
+            "check": ["before_run 0+1 None"],
+            "after_run": ["before_run 0+1 None", "check 1"],
+        }[where]
+    )
 
 
 @pytest.mark.asyncio

@@ -131,9 +131,7 @@ async def test_in_the_state_dict_of_a_listener_which_ends_before_save_no_save(tm
 async def test_from_staging_on_the_save_completes(tmp_path: Path, operation: str) -> None:
     disk, weights, listener = Disk(tmp_path), Weights(), RecordingListener("l")
     gate = disk.hold(operation)
-    hook = saver_hook(
-        disk, weights, save_steps=1, listeners=[listener], initial_save="never", blocking=True
-    )
+    hook = saver_hook(disk, weights, save_steps=1, listeners=[listener], initial_save="never", blocking=True)
     async with hang_guard(), MonitoredTrainingSession(hooks=[hook], final_save="never") as session:
         weights.train()
         stepping = asyncio.create_task(session.advance())
@@ -403,13 +401,16 @@ async def test_in_aenter_those_begun_get_end(tmp_path: Path, where: str) -> None
     # The begin that runs finishes, like every callback, and counts as begun.
     assert phases["first"] == ["begin", "end"]
     assert phases["second"] == ["begin", "end"] or (where == "first begin" and phases["second"] == [])
-    assert log == {
-        "first begin": [],
-        "second begin": [],
-        # A hook's method runs in the entering task; cancelled, it did not return.
-        "hook begin": ["hook begin"],
-        "after_create_session": ["hook begin", "hook end"],
-    }[where]
+    assert (
+        log
+        == {
+            "first begin": [],
+            "second begin": [],
+            # A hook's method runs in the entering task; cancelled, it did not return.
+            "hook begin": ["hook begin"],
+            "after_create_session": ["hook begin", "hook end"],
+        }[where]
+    )
     assert not list(tmp_path.glob("step-*"))
 
 

@@ -358,9 +358,10 @@ async def test_aclose_inside_the_block_makes_its_end_do_nothing(tmp_path: Path) 
 async def test_two_acloses_at_once_are_one_close_and_both_wait_for_it(tmp_path: Path) -> None:
     gate = Gate()
     listener = RecordingListener("l", gates={"end": gate})
-    async with hang_guard(), MonitoredTrainingSession(
-        hooks=[saver_hook(tmp_path, Weights(), listeners=[listener])]
-    ) as session:
+    async with (
+        hang_guard(),
+        MonitoredTrainingSession(hooks=[saver_hook(tmp_path, Weights(), listeners=[listener])]) as session,
+    ):
         closing = [asyncio.create_task(session.aclose()) for _ in range(2)]
         await gate.reached()
         await asyncio.sleep(0)

@@ -54,7 +54,7 @@ async def test_a_body_that_only_asks_for_the_stop_is_no_error() -> None:
 
 @pytest.mark.asyncio
 async def test_a_body_whose_step_failed_and_was_caught_may_go_on() -> None:
-    seen = []
+    seen: list[int] = []
 
     async def fails() -> None:
         if len(seen) == 3:

@@ -11,6 +11,7 @@ import pytest
 
 from async_ckpt import Checkpoint, MonitoredTrainingSession, ProtocolError, SessionRunHook, StepRun
 from async_ckpt.saver import writing
+from async_ckpt.state import staging
 from async_ckpt.testing import Gate, RecordingListener
 from tests.session.disk import Weights, hang_guard, saved_values, saver_hook
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.loop_flavours
 @pytest.fixture
 def copies(monkeypatch: pytest.MonkeyPatch) -> Gate:
     """Holds every copy of the state at its beginning until it is opened."""
-    gate, stage_across = Gate(), writing.stage_across
+    gate, stage_across = Gate(), staging.stage_across
 
     async def held(*args: Any, **kwargs: Any) -> Any:
         await gate()
@@ -31,7 +32,8 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> Gate:
 
 
 def overlapping(where: Path, state: Any, **options: Any) -> Any:
-    return saver_hook(where, state, staging="overlap", **{"save_steps": 1, "initial_save": "never", **options})
+    options = {"save_steps": 1, "initial_save": "never", **options}
+    return saver_hook(where, state, staging="overlap", **options)
 
 
 async def turns(count: int = 10) -> None:
@@ -168,7 +170,8 @@ async def test_callbacks_and_hooks_after_the_savers_wait_for_running_copies(
     tmp_path: Path, copies: Gate
 ) -> None:
     """Whatever may change the state comes after the copies that are taken of it."""
-    weights, other, log = Weights(), Weights(), []
+    weights, log = Weights(), []
+    last = saver_hook(tmp_path / "b", Weights(), initial_save="never")
 
     class Changes(SessionRunHook):
         async def after_run(self, run: StepRun) -> None:
@@ -178,7 +181,7 @@ async def test_callbacks_and_hooks_after_the_savers_wait_for_running_copies(
     async with (
         hang_guard(),
         MonitoredTrainingSession(
-            hooks=[overlapping(tmp_path / "a", weights), Changes(), saver_hook(tmp_path / "b", other, initial_save="never")],
+            hooks=[overlapping(tmp_path / "a", weights), Changes(), last],
             final_save="never",
         ) as session,
     ):

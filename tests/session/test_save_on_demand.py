@@ -133,9 +133,7 @@ async def test_in_a_session_driven_by_advance_another_task_waits_for_the_next_ad
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("final_save", ["clean", "never"])
-async def test_the_exit_serves_what_is_left(
-    tmp_path: Path, final_save: Literal["clean", "never"]
-) -> None:
+async def test_the_exit_serves_what_is_left(tmp_path: Path, final_save: Literal["clean", "never"]) -> None:
     weights = Weights()
     hook = saver_hook(tmp_path, weights, initial_save="never")
     async with hang_guard():

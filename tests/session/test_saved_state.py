@@ -104,7 +104,9 @@ async def test_no_disk_is_read_for_it(tmp_path: Path, monkeypatch: pytest.Monkey
     async def refused(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("the disk was read")
 
-    hook = saver_hook(disk, Weights(), save_steps=1, listeners=[listener], initial_save="never", max_to_keep=0)
+    hook = saver_hook(
+        disk, Weights(), save_steps=1, listeners=[listener], initial_save="never", max_to_keep=0
+    )
     async with hang_guard(), MonitoredTrainingSession(hooks=[hook]) as session:
         monkeypatch.setattr(disk, "read_into", refused)
         await session.advance()
@@ -193,7 +195,7 @@ async def test_a_task_left_behind_by_after_save_has_no_checkpoint_any_more(tmp_p
 
     second = RecordingListener("second", gates={"after_save": held})
     hook = saver_hook(tmp_path, Weights(), listeners=[First(), second])
-    async with hang_guard(), MonitoredTrainingSession(hooks=[hook]) as session:
+    async with hang_guard(), MonitoredTrainingSession(hooks=[hook]):
         await held.reached()
         # The round is still in flight, and another callback runs; the first one is over all the same.
         go.set()

@@ -146,8 +146,8 @@ async def test_previous_handlers_come_back_however_the_session_is_left(leaves: s
     session = MonitoredTrainingSession(hooks=[Fails()], handle_signals=tuple(before))
     try:
         async with session:
-            for number in before:
-                assert signal.getsignal(number) is not before[number]
+            for number, handler in before.items():
+                assert signal.getsignal(number) is not handler
             if leaves == "with an error":
                 raise LookupError
             if leaves == "aclose":
@@ -163,10 +163,10 @@ async def test_previous_handlers_come_back_however_the_session_is_left(leaves: s
 async def test_handlers_of_the_loop_are_silent_inside_and_come_back(
     request: pytest.FixtureRequest, signalled_inside: bool
 ) -> None:
-    loop, calls = asyncio.get_running_loop(), []
+    loop, calls = asyncio.get_running_loop(), list[str]()
     if signalled_inside and not hasattr(loop, "_signal_handlers"):
         request.applymarker(
-            pytest.mark.xfail(strict=True, reason="uvloop shows nobody its handlers, so they fire beside ours")
+            pytest.mark.xfail(strict=True, reason="uvloop hides its handlers: they fire beside ours")
         )
     loop.add_signal_handler(signal.SIGUSR1, calls.append, "the loop's")
     try:
