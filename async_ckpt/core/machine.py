@@ -86,9 +86,6 @@ SAVES: dict[SaveState, dict[type, SaveState]] = {
 joint rules in :meth:`Machine._settle_joint_rules`; nothing else moves a save."""
 
 
-_BEING_REPORTED = frozenset({SaveState.COMMITTING, SaveState.REPORTING, SaveState.SETTLING})
-
-
 @dataclass(slots=True)
 class _Hook:
     spec: p.HookSpec
@@ -285,8 +282,10 @@ class Machine:
             if (hook.timed or self._kind == "entry") and isinstance(hook.trigger, EverySecs):
                 hook.trigger = taken(hook.trigger, step=self.step, now=event.now)
             hook.timed = False
+        # The step that waited for a blocking save was cancelled: the save completes behind it, and goes
+        # first, where its callbacks would have been.
+        self._saves.sort(key=lambda save: not save.blocking)
         for save in self._saves:
-            # The step that waited for a blocking save was cancelled: the save completes behind it.
             save.blocking = False
         self._sealed = bool(self._saves)
 
@@ -350,9 +349,6 @@ class Machine:
                 commands.append(p.Proceed(held.hook, taken=False))
             else:
                 self._start(held, commands)
-        if any(save.state in _BEING_REPORTED for save in self._saves):
-            # A blocking save whose step was cancelled goes first: its after_save is not cut in two.
-            return
         for save in self._saves:
             if save.state is SaveState.WRITTEN and (
                 save.blocking or (self._sealed and save is self._saves[0])

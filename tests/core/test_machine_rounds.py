@@ -90,6 +90,18 @@ def test_a_blocking_save_whose_step_was_cancelled_completes_in_the_background() 
     assert to_the_end(machine)[-1] == p.EndRound(1)
 
 
+def test_a_blocking_save_whose_step_was_cancelled_still_goes_before_the_rest_of_its_round() -> None:
+    machine = opened(p.HookSpec(EverySteps(1)), p.HookSpec(EverySteps(1), blocking=True))
+    boundary(machine, 1)
+    machine.receive(p.Prepared(0))
+    machine.receive(p.SaveOffered(1, now=0.0))
+    machine.receive(p.Prepared(1))
+    machine.receive(p.Written(0))
+    assert machine.receive(p.BoundaryClosed(0.0)) == []
+    assert machine.receive(p.Written(1)) == [p.Commit(1, 1)]
+    assert to_the_end(machine, 1) == [p.Report(1, 1), p.Settle(1, 1), p.Commit(0, 1)]
+
+
 @pytest.mark.parametrize("failure", [p.WriteFailed(0), p.CommitFailed(0)], ids=["write", "commit"])
 def test_a_failed_blocking_save_lets_the_boundary_go_on(failure: p.Input) -> None:
     machine = opened(p.HookSpec(EverySteps(1), blocking=True))
