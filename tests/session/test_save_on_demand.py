@@ -15,6 +15,8 @@ from async_ckpt import (
     NanGuardHook,
     ProtocolError,
     SaveError,
+    SessionRunHook,
+    StepRun,
     UnsupportedLeafError,
 )
 from async_ckpt.testing import Gate, RecordingListener
@@ -532,3 +534,33 @@ async def test_votes_of_a_save_on_demand_count(tmp_path: Path, blocking: bool) -
         if not blocking:
             await session.advance()
         assert session.should_stop()
+
+
+@pytest.mark.asyncio
+async def test_a_boundary_that_ends_early_leaves_the_request_to_the_next_one(tmp_path: Path) -> None:
+    class Fails(SessionRunHook):
+        async def after_run(self, run: StepRun) -> None:
+            if run.step == 1:
+                raise LookupError
+
+    weights, go = Weights(), asyncio.Event()
+
+    async def step() -> None:
+        await go.wait()
+        weights.train()
+
+    hooks = [Fails(), saver_hook(tmp_path, weights, initial_save="never")]
+    async with hang_guard(), MonitoredTrainingSession(hooks=hooks) as session:
+        running = asyncio.create_task(session.run(step))
+        await asyncio.sleep(0)
+        saving = asyncio.create_task(session.save())
+        await asyncio.sleep(0)
+        go.set()
+        with pytest.raises(LookupError):
+            await running
+        assert not saving.done()
+        await session.run(weights.train)
+        checkpoint = await saving
+        assert isinstance(checkpoint, Checkpoint)
+        assert checkpoint.step == 2
+    assert await saved_values(tmp_path) == {2: 2}
