@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Ticker:
         self.late: list[float] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Ticker:
+    async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._tick(), name="ticker")
         return self
 
@@ -96,7 +97,8 @@ async def measure(directory: Path, nbytes: int, tensors: int, rounds: int) -> No
             await asyncio.sleep(1.0)
             idle = ticker.late[idle_from:]
     size = sum(a.nbytes for group in state.values() for a in group.values())
-    print(f"{platform.platform()}, Python {platform.python_version()}, {size / 2**30:.2f} GiB, {3 * tensors} tensors")
+    print(f"{platform.platform()}, Python {platform.python_version()}")
+    print(f"state: {size / 2**30:.2f} GiB in {3 * tensors} tensors")
     print(f"first save (cold): staged {staged[0]:.3f} s, durable {durable[0]:.3f} s")
     show("largest gap of a 1 ms ticker, ms", [x * 1e3 for x in largest])
     show("99.9th percentile of all gaps, ms", [float(np.percentile(every, 99.9)) * 1e3])
@@ -110,11 +112,12 @@ def show(what: str, values: list[float]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbatim = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=verbatim)
     parser.add_argument("--gib", type=float, default=1.4)
     parser.add_argument("--tensors", type=int, default=148)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dir", type=Path, default=None, help="where to save (default: a temporary directory)")
+    parser.add_argument("--dir", type=Path, default=None, help="default: a temporary one")
     options = parser.parse_args()
     directory = options.dir or Path(tempfile.mkdtemp(prefix="async_ckpt-lag-"))
     try:

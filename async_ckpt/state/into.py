@@ -24,7 +24,7 @@ from .parse import MAX_DEPTH, Node, choose, parse
 from .paths import join
 from .scalars import PLAIN_TYPES
 
-__all__ = ["IntoPlan", "check_restorable", "plan_into"]
+__all__ = ["IntoPlan", "Stored", "check_restorable", "plan_into"]
 
 _SHOWN = 8
 """Paths per kind of mismatch that the message names; the error's attributes have all."""

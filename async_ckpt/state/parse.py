@@ -29,7 +29,7 @@ from .paths import components, join, matcher
 from .rng import Rng
 from .scalars import decode_bytes, decode_key, decode_scalar
 
-__all__ = ["MAX_DEPTH", "SKIPPED", "Node", "choose", "parse"]
+__all__ = ["MAX_DEPTH", "SKIPPED", "Node", "choose", "parse", "plain_tree"]
 
 MAX_DEPTH = 100
 """Levels of containers; each costs a few frames of the interpreter's stack, which others need too."""

@@ -13,9 +13,11 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds since an arbitrary moment; never goes back. Intervals use this one."""
+        ...
 
     def wall(self) -> float:
         """Seconds since the epoch, as the operator's watch says. Only ever shown, never compared."""
+        ...
 
 
 class RealClock:

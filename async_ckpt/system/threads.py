@@ -13,6 +13,7 @@ import contextvars
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
 
 __all__ = ["Outcome", "Worker", "capture", "finish", "spawn"]
@@ -100,7 +101,8 @@ class Worker:
         """Start ``fn`` in a thread, with the caller's context variables; returns at once."""
         context = contextvars.copy_context()
         loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self.pool, context.run, capture, fn, *args)
+        call: Callable[[], Outcome[T]] = partial(context.run, capture, fn, *args)
+        return loop.run_in_executor(self.pool, call)
 
     async def call(self, fn: Callable[..., T], /, *args: Any) -> T:
         """Run ``fn`` in a thread and wait for it to end.
