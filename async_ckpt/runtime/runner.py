@@ -8,79 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal
 
 from async_ckpt import events
 from async_ckpt.core.votes import Vote
-from async_ckpt.errors import CheckpointError, ListenerError, ListenerFailure, SaveError
-from async_ckpt.listeners import Registration, Stop
-from async_ckpt.runtime.lane import Inside, Lane
+from async_ckpt.errors import CheckpointError, SaveError
+from async_ckpt.runtime.callbacks import Callbacks, PhaseFailedError
+from async_ckpt.runtime.host import Host
 from async_ckpt.saver import Checkpoint, PendingSave, Restored, Saver
 from async_ckpt.state.parse import Node, parse
-from async_ckpt.state.plain import decode_plain, encode_plain
-from async_ckpt.system.clock import Clock
-from async_ckpt.system.threads import Outcome, spawn
+from async_ckpt.system.threads import spawn
 
-__all__ = ["Attempt", "Host", "SaveRunner", "load_hooks"]
+__all__ = ["Attempt", "SaveRunner"]
 
 logger = logging.getLogger("async_ckpt")
-_HOOK = "hook:"
 
 #: between two SaveProgress events of a save, by the loop's clock
 PROGRESS_SECS = 0.2
-T = TypeVar("T")
-
-
-class Host(Protocol):
-    """What a runner needs of the session it works for."""
-
-    clock: Clock
-    lane: Lane
-
-    @property
-    def facade(self) -> Any:
-        """The object the callbacks get as ``session``."""
-
-    @property
-    def global_step(self) -> int:
-        """How many steps the session has counted."""
-
-    @property
-    def metrics(self) -> Mapping[str, float]:
-        """What a save taken now puts into its manifest."""
-
-    @property
-    def expired(self) -> bool:
-        """The grace period of the exit is over: nothing new is to be begun but ``end``."""
-
-    @property
-    def overlap_allowed(self) -> bool:
-        """The user has said where the state changes, so a copy may run beside the next step."""
-
-    @property
-    def observed(self) -> bool:
-        """Whether anybody listens."""
-
-    def emit(self, event: type[events.Event], **fields: Any) -> None:
-        """Tell the observers."""
-
-    def fail(self, error: BaseException) -> None:
-        """Keep ``error`` until the next boundary, or the exit, raises it."""
-
-    def warn(self, message: str) -> None:
-        """Keep a warning until the next boundary, or the exit, issues it."""
-
-    async def copies_done(self) -> None:
-        """Wait for copies that run beside the step, of every saver: what comes next may change the state."""
-
-    def in_state_thread(self, fn: Callable[[], T], *, bound: bool) -> Awaitable[T]:
-        """Evaluate ``fn`` off the loop, or where the last step ran if the state is ``bound`` to it."""
-
-    def stateful(self) -> Sequence[tuple[str, Any]]:
-        """The session's own stateful hooks, with their keys."""
 
 
 @dataclass(slots=True, eq=False)
@@ -118,15 +65,14 @@ class SaveRunner:
         saver: Saver,
         read_state: Callable[[], Any],
         state_is_bound: bool,
-        registrations: Sequence[Registration],
+        callbacks: Callbacks,
         host: Host,
         metadata: Mapping[str, Any] | None,
-        on_listener_error: Literal["raise", "log"],
         on_save_error: Literal["raise", "warn"],
-        listener_timeout_secs: float | None,
         overlap: bool,
     ) -> None:
         self.saver = saver
+        self.callbacks = callbacks
         self.attempt: Attempt | None = None
         self.latest: Checkpoint | None = None
         self.earlier_votes: tuple[Vote, ...] = ()
@@ -134,14 +80,10 @@ class SaveRunner:
         self.abandon_above: int | None = None
         self._read_state = read_state
         self._bound = state_is_bound
-        self._registrations = registrations
         self._host = host
         self._metadata = metadata
-        self._raise_listener_errors = on_listener_error == "raise"
         self._raise_save_errors = on_save_error == "raise"
-        self._timeout = listener_timeout_secs
         self.overlaps = overlap
-        self._begun: list[Registration] = []
         self._cast: list[Vote] = []
         self._settling = asyncio.Lock()
 
@@ -149,32 +91,6 @@ class SaveRunner:
     def directory(self) -> str:
         """Where this hook saves, for messages and events."""
         return self.saver.location
-
-    # -- begin and end -----------------------------------------------------------------------
-
-    async def begin(self) -> None:
-        """Call ``begin`` of the listeners; the first error ends it.
-
-        Raises:
-            ListenerError: One of them failed (``on_listener_error="raise"``).
-        """
-        for entry in self._registrations:
-            outcome = await self._call(entry, "begin", None)
-            if outcome is None or outcome.error is None:
-                self._begun.append(entry)
-            elif self._must_stop(entry, "begin", None, outcome.error):
-                raise self._leaving([ListenerFailure(entry.listener, "begin", None, outcome.error)])
-
-    async def end(self) -> None:
-        """Call ``end`` of every listener that began, once, whatever the others did."""
-        begun, self._begun = self._begun, []
-        step = self._host.global_step
-        failures = []
-        for entry in begun:
-            outcome = await self._call(entry, "end", step, self._host.facade, step)
-            if outcome is not None and outcome.error is not None:
-                failures.append(ListenerFailure(entry.listener, "end", step, outcome.error))
-        self._note(failures)
 
     # -- one save ----------------------------------------------------------------------------
 
@@ -190,24 +106,13 @@ class SaveRunner:
         self._host.emit(events.SaveRequested, directory=self.directory, step=step)
         try:
             await self._host.copies_done()
-            for entry in self._begun:
-                if attempt.cancelled:
-                    return False
-                outcome = await self._call(entry, "before_save", step, self._host.facade, step)
-                if (
-                    outcome is not None
-                    and outcome.error is not None
-                    and self._must_stop(entry, "before_save", step, outcome.error)
-                ):
-                    failure = ListenerFailure(entry.listener, "before_save", step, outcome.error)
-                    self._fail(attempt, self._leaving([failure]))
-                    return False
-            if attempt.cancelled:
-                return False
-            listeners = await self._states("before_save", step)
-            if listeners is None or attempt.cancelled:
+            listeners = await self.callbacks.before_save(step, lambda: attempt.cancelled)
+            if listeners is None:
                 return False
             await self._stage(attempt, listeners)
+        except PhaseFailedError as failed:
+            self._deliver(attempt, failed.error, self._host.fail)
+            return False
         except BaseException as error:  # noqa: BLE001 - an outcome, not a way out
             self._save_failed(attempt, error)
             return False
@@ -234,7 +139,7 @@ class SaveRunner:
             metrics=metrics,
             metadata=self._metadata,
             listeners=listeners,
-            expects_report=bool(self._registrations),
+            expects_report=bool(self.callbacks),
         )
         if not (self.overlaps and host.overlap_allowed):
             await attempt.pending.staged()
@@ -321,22 +226,10 @@ class SaveRunner:
         """Call every ``after_save`` and gather the votes; errors are kept for the boundary."""
         attempt = self.attempt
         assert attempt is not None  # noqa: S101
-        failures = []
-        for entry in self._begun:
-            if self._host.expired:
-                break
-            outcome = await self._call(entry, "after_save", step, self._host.facade, step, attempt=attempt)
-            if outcome is None:
-                continue
-            if outcome.error is not None:
-                failures.append(ListenerFailure(entry.listener, "after_save", step, outcome.error))
-            elif outcome.value is not None:
-                vote = Vote(entry.key, step, outcome.value.reason or None)
-                attempt.votes.append(vote)
-                if not any(known.listener == vote.listener for known in self._cast):
-                    self._cast.append(vote)
-                self._host.emit(events.StopVoted, listener=entry.key, step=step, reason=vote.reason)
-        self._note(failures)
+        attempt.votes = await self.callbacks.after_save(step, (self, attempt))
+        for vote in attempt.votes:
+            if not any(known.listener == vote.listener for known in self._cast):
+                self._cast.append(vote)
         return tuple(attempt.votes)
 
     async def settle(self, step: int) -> None:
@@ -353,8 +246,8 @@ class SaveRunner:
 
     async def _settle(self, attempt: Attempt, step: int) -> None:
         try:
-            if self._registrations:
-                listeners = await self._states("after_save", step)
+            if self.callbacks:
+                listeners = await self.callbacks.reported_states(step)
                 await self.saver._add_report(
                     step,
                     votes=[
@@ -362,7 +255,7 @@ class SaveRunner:
                         for v in self._ever_cast()
                     ],
                     metrics=attempt.reported,
-                    listeners=listeners or {},
+                    listeners=listeners,
                 )
                 self._add_metrics(attempt)
             for deleted in await self.saver.prune():
@@ -436,114 +329,7 @@ class SaveRunner:
             attempt.from_disk = (await self.saver.restore(attempt.step)).state
         return attempt.from_disk
 
-    # -- listeners' states -------------------------------------------------------------------
-
-    def _stateful(self, *, with_hooks: bool = True) -> list[tuple[str, Any]]:
-        own = [(entry.key, entry.listener) for entry in self._begun if entry.stateful]
-        return own + [(f"{_HOOK}{key}", hook) for key, hook in self._host.stateful() if with_hooks]
-
-    async def _states(self, phase: str, step: int) -> dict[str, Any] | None:
-        """Every stateful listener's ``state_dict()``, encoded; None after an error that ends the save."""
-        states: dict[str, Any] = {}
-        for key, owner in self._stateful():
-            inside = Inside(f"{key}.state_dict", owner, self._host.facade)
-            outcome = await self._host.lane.call(
-                owner.state_dict, inside=inside, timeout_secs=self._timeout, convert=_captured
-            )
-            if outcome.error is None:
-                states[key] = outcome.value
-                continue
-            failure = ListenerFailure(owner, phase, step, outcome.error)
-            if phase == "after_save":
-                self._note([failure])
-            elif self._must_stop(owner, phase, step, outcome.error):
-                assert self.attempt is not None  # noqa: S101
-                self._fail(self.attempt, self._leaving([failure]))
-                return None
-        return states
-
-    async def load_states(self, restored: Restored, *, with_hooks: bool) -> None:
-        """Give the stateful listeners back what they had; missing and extra entries warn.
-
-        The session's own hooks are in every checkpoint and are restored from one of them only.
-
-        Raises:
-            ListenerError: A ``load_state_dict`` failed (``on_listener_error="raise"``).
-        """
-        states = dict(restored.listeners)
-        for key, owner in self._stateful(with_hooks=with_hooks):
-            if key not in states:
-                self._host.warn(f"checkpoint {restored.checkpoint.path} holds no state for listener {key!r}")
-                continue
-            state = states.pop(key)
-            inside = Inside(f"{key}.load_state_dict", owner, self._host.facade)
-            outcome = await self._host.lane.call(owner.load_state_dict, state, inside=inside)
-            if outcome.error is not None and self._must_stop(
-                owner, "load_state_dict", restored.step, outcome.error
-            ):
-                failure = ListenerFailure(owner, "load_state_dict", restored.step, outcome.error)
-                raise self._leaving([failure])
-        # Of a listener whose `begin` failed the error is known, and it is not to be called any more.
-        known = {entry.key for entry in self._registrations}
-        for key in states:
-            if key in known or (not with_hooks and key.startswith(_HOOK)):
-                continue
-            self._host.warn(
-                f"checkpoint {restored.checkpoint.path} holds a state for {key!r}, no listener here"
-            )
-
     # -- errors ------------------------------------------------------------------------------
-
-    async def _call(
-        self, entry: Registration, phase: str, step: int | None, *args: Any, attempt: Attempt | None = None
-    ) -> Outcome[Any] | None:
-        method = entry.methods.get(phase)
-        if method is None:
-            return None
-        save = (self, attempt) if attempt else None
-        inside = Inside(f"{entry.key}.{phase}", entry.listener, self._host.facade, save=save)
-
-        def slow() -> None:
-            self._host.emit(
-                events.ListenerSlow, listener=entry.key, phase=phase, step=step, seconds=self._timeout
-            )
-
-        return await self._host.lane.call(
-            method,
-            *args,
-            inside=inside,
-            timeout_secs=self._timeout,
-            on_slow=slow,
-            convert=_as_stop if phase == "after_save" else None,
-        )
-
-    def _must_stop(self, entry: Any, phase: str, step: int | None, error: BaseException) -> bool:
-        if self._raise_listener_errors or isinstance(error, KeyboardInterrupt | SystemExit):
-            return True
-        owner = entry.listener if isinstance(entry, Registration) else entry
-        self._log(ListenerFailure(owner, phase, step, error))
-        return False
-
-    def _note(self, failures: Sequence[ListenerFailure]) -> None:
-        """Failures of a phase that reports: everyone was reached, and the error comes later."""
-        fatal = [f for f in failures if isinstance(f.exception, KeyboardInterrupt | SystemExit)]
-        for failure in fatal:
-            self._host.fail(failure.exception)
-        rest = [f for f in failures if f not in fatal]
-        if rest and self._raise_listener_errors:
-            self._host.fail(ListenerError(rest))
-        else:
-            for failure in rest:
-                self._log(failure)
-
-    @staticmethod
-    def _leaving(failures: Sequence[ListenerFailure]) -> BaseException:
-        first = failures[0].exception
-        return first if isinstance(first, KeyboardInterrupt | SystemExit) else ListenerError(failures)
-
-    @staticmethod
-    def _log(failure: ListenerFailure) -> None:
-        logger.error("%r", failure, exc_info=failure.exception)
 
     def _save_failed(self, attempt: Attempt, error: BaseException) -> None:
         if attempt.abandoned:
@@ -559,16 +345,15 @@ class SaveRunner:
             )
             wrapped.__cause__ = error
             error = wrapped
-        if attempt.askers and isinstance(error, Exception):
-            attempt.error = error
-        else:
-            self._surface(error)
+        self._deliver(attempt, error, self._surface)
 
-    def _fail(self, attempt: Attempt, error: BaseException) -> None:
+    @staticmethod
+    def _deliver(attempt: Attempt, error: BaseException, otherwise: Callable[[BaseException], None]) -> None:
+        """Whoever asked for the save gets its error; ``otherwise`` it surfaces by itself."""
         if attempt.askers and isinstance(error, Exception):
             attempt.error = error
         else:
-            self._host.fail(error)
+            otherwise(error)
 
     def _surface(self, error: BaseException) -> None:
         if self._raise_save_errors or not isinstance(error, Exception):
@@ -578,40 +363,9 @@ class SaveRunner:
             self._host.warn(str(error))
 
 
-async def load_hooks(host: Host, restored: Restored) -> None:
-    """Give the session's own hooks their states back where no saver hook of this session has a runner.
-
-    Raises:
-        ListenerError: A ``load_state_dict`` failed.
-    """
-    for key, owner in host.stateful():
-        if f"{_HOOK}{key}" not in restored.listeners:
-            host.warn(f"checkpoint {restored.checkpoint.path} holds no state for hook {key!r}")
-            continue
-        outcome = await host.lane.call(
-            owner.load_state_dict,
-            restored.listeners[f"{_HOOK}{key}"],
-            inside=Inside(f"{key}.load_state_dict", owner, host.facade),
-        )
-        if outcome.error is not None:
-            raise ListenerError([ListenerFailure(owner, "load_state_dict", restored.step, outcome.error)])
-
-
 def _plain_values(node: Node, path: str) -> Iterator[tuple[str, Any]]:
     if node.tag == "plain":
         yield path, node.value
     elif not node.is_leaf:
         for place, child in node.places(path):
             yield from _plain_values(child, place)
-
-
-def _captured(state: Any) -> Any:
-    """A copy of a listener's state, taken while nobody else can run; refuses what cannot be saved."""
-    return decode_plain(encode_plain(state))
-
-
-def _as_stop(result: Any) -> Stop | None:
-    """Take the truth of a return value where its own errors are caught."""
-    if not result:
-        return None
-    return result if isinstance(result, Stop) else Stop("")

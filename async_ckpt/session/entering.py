@@ -11,7 +11,7 @@ from async_ckpt.core import protocol as p
 from async_ckpt.core.triggers import EverySecs, EverySteps
 from async_ckpt.core.votes import Vote
 from async_ckpt.listeners import is_stateful
-from async_ckpt.runtime.runner import load_hooks
+from async_ckpt.runtime.callbacks import load_hooks
 from async_ckpt.saver import Restored
 from async_ckpt.saver_hook import CheckpointSaverHook
 from async_ckpt.session.boundary import Place, inside_user_code
@@ -67,7 +67,7 @@ async def enter(session: MonitoredTrainingSession) -> None:
 
 async def _begin(host: SessionHost, place: Place) -> None:
     if place.runner is not None:
-        await _to_the_end(host, place.runner.begin(), "begin")
+        await _to_the_end(host, place.runner.callbacks.begin(), "begin")
         return
     with inside_user_code(f"{type(place.hook).__name__}.begin", place.hook, host.facade):
         await place.hook.begin()
@@ -171,5 +171,5 @@ async def _load_listeners(session: MonitoredTrainingSession, resumed: dict[Any, 
     for place in session._places:
         own = resumed.get(place.hook)
         if place.runner is not None and own is not None:
-            loading = place.runner.load_states(own, with_hooks=own is first)
+            loading = place.runner.callbacks.load_states(own, with_hooks=own is first)
             await _to_the_end(session._host, loading, "load_state_dict")

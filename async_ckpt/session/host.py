@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class SessionHost:
-    """The part of a session that its runners may touch; see :class:`runtime.runner.Host`."""
+    """The part of a session that its runners may touch; see :class:`runtime.host.Host`."""
 
     def __init__(self, facade: Any, clock: Clock) -> None:
         self.facade = facade

@@ -79,7 +79,7 @@ async def _finish_saves(
 
 async def _end(session: MonitoredTrainingSession, place: Place) -> None:
     if place.runner is not None:
-        await place.runner.end()
+        await place.runner.callbacks.end()
     elif place.begun:
         place.begun = False
         # Through the lane only because that is what can be abandoned.

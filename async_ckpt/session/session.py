@@ -16,6 +16,7 @@ from async_ckpt.core import protocol as p
 from async_ckpt.core.votes import Vote
 from async_ckpt.errors import ProtocolError, SessionStopped
 from async_ckpt.hooks import SessionRunHook, StepRun
+from async_ckpt.runtime.callbacks import Callbacks
 from async_ckpt.runtime.lane import is_coroutine_function, running_code
 from async_ckpt.runtime.runner import SaveRunner
 from async_ckpt.runtime.scheduler import Scheduler
@@ -600,12 +601,15 @@ def _places(hooks: Iterable[SessionRunHook], host: SessionHost) -> list[Place]:
             saver=hook.saver,
             read_state=hook.read_state,
             state_is_bound=hook.bound_to_thread,
-            registrations=hook.registrations,
+            callbacks=Callbacks(
+                hook.registrations,
+                host,
+                on_error=hook.on_listener_error,
+                timeout_secs=hook.listener_timeout_secs,
+            ),
             host=host,
             metadata=hook.metadata,
-            on_listener_error=hook.on_listener_error,
             on_save_error=hook.on_save_error,
-            listener_timeout_secs=hook.listener_timeout_secs,
             overlap=hook.saver.staging == "overlap",
         )
         places.append(Place(hook, runner, index))
