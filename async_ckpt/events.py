@@ -87,7 +87,7 @@ class SaveRequested(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaveSkipped(Event):
-    """A save was due and was not taken; ``reason`` is ``"busy"`` or ``"already durable"``."""
+    """A save was due and is dropped; ``reason`` is ``"busy"``: a round was in flight."""
 
     directory: str
     step: int
@@ -178,7 +178,7 @@ class SignalReceived(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerSlow(Event):
-    """A callback passed ``listener_timeout_secs``; ``seconds`` is that limit."""
+    """A plain function passed ``listener_timeout_secs`` and is waited for; ``seconds`` is that limit."""
 
     listener: str
     phase: str

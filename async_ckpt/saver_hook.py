@@ -130,15 +130,15 @@ class CheckpointSaverHook(SessionRunHook):
         self.state = state
         self.load = load
         self.registrations = register(listeners)
-        self.when_busy = when_busy
+        self.when_busy: Literal["wait", "skip", "coalesce"] = when_busy
         self.rule = votes
-        self.honor_stop = honor_stop
+        self.honor_stop: Literal["next_step", "next_save"] = honor_stop
         self.blocking = bool(blocking)
         self.initial_save = initial_save
         self.metadata = None if metadata is None else dict(metadata)
         self.listener_timeout_secs = listener_timeout_secs
-        self.on_listener_error = on_listener_error
-        self.on_save_error = on_save_error
+        self.on_listener_error: Literal["raise", "log"] = on_listener_error
+        self.on_save_error: Literal["raise", "warn"] = on_save_error
         self._bound_to: object | None = None
         if isinstance(checkpoint_dir, Saver):
             if (max_to_keep, keep, keep_checkpoint_every_n_hours, staging) != (5, None, None, "copy"):

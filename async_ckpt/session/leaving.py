@@ -59,7 +59,7 @@ async def _finish_saves(
         try:
             await scheduler.drained()
             clean = error is None or isinstance(error, SessionStopped)
-            whole = not (boundary.tainted or at_entry or (session._mid_step and not clean))
+            whole = not (boundary.tainted or at_entry or (session._steps.unfinished and not clean))
             wanted = (clean and session.final_save != "never") or session.final_save == "always"
             asked = any(not request.answer.done() for request in boundary.requests)
             if whole and not session._host.expired and scheduler.machine.phase is Phase.OPEN:

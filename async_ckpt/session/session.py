@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
-import os
 import signal
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
@@ -16,20 +14,21 @@ from async_ckpt.core import protocol as p
 from async_ckpt.core.votes import Vote
 from async_ckpt.errors import ProtocolError, SessionStopped
 from async_ckpt.hooks import SessionRunHook, StepRun
-from async_ckpt.runtime.callbacks import Callbacks
-from async_ckpt.runtime.lane import is_coroutine_function, running_code
-from async_ckpt.runtime.runner import SaveRunner
+from async_ckpt.runtime.lane import running_code
 from async_ckpt.runtime.scheduler import Scheduler
 from async_ckpt.saver import Checkpoint, Restored
 from async_ckpt.saver_hook import CheckpointSaverHook
-from async_ckpt.session.boundary import Boundary, Place, SaveRequest, inside_user_code, skipped
+from async_ckpt.session.boundary import Boundary, SaveRequest, skipped
+from async_ckpt.session.building import places_of, refuse_shared_directories
 from async_ckpt.session.entering import enter
 from async_ckpt.session.host import SessionHost
 from async_ckpt.session.leaving import leave
 from async_ckpt.session.mutation import Mutation, inside_mutation
 from async_ckpt.session.signals import SignalWatch
+from async_ckpt.session.stepping import Stepping
+from async_ckpt.session.stopping import StopFlag
 from async_ckpt.system.clock import Clock, RealClock
-from async_ckpt.system.threads import Outcome, finish, spawn
+from async_ckpt.system.threads import finish, spawn
 
 __all__ = ["MonitoredTrainingSession"]
 
@@ -93,11 +92,12 @@ class MonitoredTrainingSession:
         self.final_save = final_save
         self.grace_secs = float(grace_secs)
         every_saver_hook = [h for h in (*chief_only, *everywhere) if isinstance(h, CheckpointSaverHook)]
-        _refuse_shared_directories(every_saver_hook)
+        refuse_shared_directories(every_saver_hook)
         for saver_hook in every_saver_hook:
             saver_hook.check_unbound()
         self._host = SessionHost(self, clock or RealClock())
-        self._places = _places(active, self._host)
+        self._stop = StopFlag()
+        self._places = places_of(active, self._host)
         #: saver hooks that only restore, where the chief's hooks are dropped
         self._dropped = 0 if is_chief else len(chief_only)
         self._readers = [] if is_chief else [h for h in chief_only if isinstance(h, CheckpointSaverHook)]
@@ -112,7 +112,8 @@ class MonitoredTrainingSession:
             on_skip=lambda hook, step, reason: skipped(self._host, self._places, hook, step, reason),
             on_bug=self._host.fail,
         )
-        self._boundary = Boundary(self._places, self._scheduler, self._host, self._publish_stop)
+        self._boundary = Boundary(self._places, self._scheduler, self._host, self._stop.publish)
+        self._steps = Stepping(self._host)
         self._signals = SignalWatch(handle_signals, self._on_signal)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -122,11 +123,6 @@ class MonitoredTrainingSession:
         self._stepping = False
         self._by_advance = False
         self._calls = 0
-        #: a step failed or was cancelled in the middle: the state belongs to no boundary
-        self._mid_step = False
-        self._decided: str | None = None
-        self._stop_asked = False
-        self._stop_reason: str | None = None
         self._restored: Restored | None = None
         self._owes_reading = False
 
@@ -239,8 +235,7 @@ class MonitoredTrainingSession:
                     await self._boundary.copies_done()
                 else:
                     self._host.overlap_allowed = True
-                self._mid_step = True
-                run.result = await self._call(fn, args, steps)
+                run.result = await self._steps.call(fn, args, steps)
                 await self._count(run)
                 return run.result
         finally:
@@ -264,6 +259,8 @@ class MonitoredTrainingSession:
         finally:
             self._end_step()
         await asyncio.sleep(0)
+        # What comes now is the next step, in the loop of the caller.
+        self._steps.unfinished = True
 
     def __aiter__(self) -> Self:
         self._calls = 1
@@ -303,49 +300,18 @@ class MonitoredTrainingSession:
 
     def _end_step(self) -> None:
         self._stepping = False
-        if self._stop_asked:
+        if self._stop.asked:
             # The step may have failed, and then no boundary has published what was asked for in it.
-            self._publish_stop()
+            self._stop.publish()
 
     async def _count(self, run: StepRun) -> None:
         if self._state == "closed":
             message = f"the session was closed while step {self._host.global_step} ran"
             raise ProtocolError(message)
-        self._mid_step = False
+        self._steps.unfinished = False
         run.step = self._host.global_step
         await self._boundary.after_step(run)
         self._raise_late_errors(stacklevel=3)
-
-    async def _call(self, fn: Callable[..., Any], args: tuple[Any, ...], steps: int) -> Any:
-        with inside_user_code("the step function", fn, self):
-            if is_coroutine_function(fn):
-                self._host.last_step_in_trainer = False
-                result = await fn(*args)
-                self._host.global_step += steps
-                return result
-            self._host.last_step_in_trainer = True
-            future = self._host.trainer.submit(fn, *args)
-            try:
-                outcome: Outcome[Any] = await finish(future)
-            except asyncio.CancelledError as cancellation:
-                self._counted_or_noted(future.result(), steps, cancellation)
-                raise
-            result = outcome.unwrap()
-            if inspect.isawaitable(result):
-                self._host.last_step_in_trainer = False
-                result = await result
-            self._host.global_step += steps
-            return result
-
-    def _counted_or_noted(self, outcome: Outcome[Any], steps: int, cancellation: BaseException) -> None:
-        if outcome.error is not None:
-            cancellation.add_note(f"the step function raised {outcome.error!r} while the step was cancelled")
-            self._host.errors.append(outcome.error)
-        elif inspect.iscoroutine(outcome.value):
-            outcome.value.close()
-        elif not inspect.isawaitable(outcome.value):
-            self._host.global_step += steps
-            self._mid_step = False
 
     # -- saving ------------------------------------------------------------------------------
 
@@ -459,7 +425,7 @@ class MonitoredTrainingSession:
 
     def should_stop(self) -> bool:
         """Whether to leave the training loop."""
-        return self._stop_reason is not None or self._state in ("closing", "closed")
+        return self._stop.reason is not None or self._state in ("closing", "closed")
 
     def request_stop(self, reason: str = "requested") -> None:
         """Ask the session to stop: at once between steps, else at this boundary. Safe from any thread."""
@@ -472,17 +438,13 @@ class MonitoredTrainingSession:
 
     def _stop_now(self, reason: str) -> None:
         self._scheduler.tell(p.StopRequested(reason))
-        self._stop_asked = True
+        self._stop.asked = True
         if not self._stepping:
-            self._publish_stop()
+            self._stop.publish()
 
     def _stop_decided(self, reason: str) -> None:
-        self._decided = reason
+        self._stop.decided = reason
         self._host.emit(events.StopDecided, step=self._host.global_step, reason=reason)
-
-    def _publish_stop(self) -> None:
-        if self._stop_reason is None:
-            self._stop_reason = self._decided
 
     def _on_signal(self, number: signal.Signals, count: int) -> None:
         self._host.emit(events.SignalReceived, signal=number.name, count=count)
@@ -501,7 +463,7 @@ class MonitoredTrainingSession:
     @property
     def stop_reason(self) -> str | None:
         """Why the session stops, once ``should_stop()`` is true for that reason."""
-        return self._stop_reason
+        return self._stop.reason
 
     @property
     def votes(self) -> tuple[Vote, ...]:
@@ -572,9 +534,9 @@ class MonitoredTrainingSession:
             raise ProtocolError(message)
 
     def _refuse_stopped(self) -> None:
-        if self._stop_reason is not None:
-            message = f"the session stopped at step {self._host.global_step}: {self._stop_reason}"
-            raise SessionStopped(message, reason=self._stop_reason, step=self._host.global_step)
+        if self._stop.reason is not None:
+            message = f"the session stopped at step {self._host.global_step}: {self._stop.reason}"
+            raise SessionStopped(message, reason=self._stop.reason, step=self._host.global_step)
 
     def _raise_late_errors(self, *, stacklevel: int) -> None:
         self._host.issue_warnings(stacklevel=stacklevel + 1)
@@ -588,43 +550,3 @@ def _running_in(loop: asyncio.AbstractEventLoop) -> bool:
         return asyncio.get_running_loop() is loop
     except RuntimeError:
         return False
-
-
-def _places(hooks: Iterable[SessionRunHook], host: SessionHost) -> list[Place]:
-    places = []
-    index = 0
-    for hook in hooks:
-        if not isinstance(hook, CheckpointSaverHook):
-            places.append(Place(hook))
-            continue
-        runner = SaveRunner(
-            saver=hook.saver,
-            read_state=hook.read_state,
-            state_is_bound=hook.bound_to_thread,
-            callbacks=Callbacks(
-                hook.registrations,
-                host,
-                on_error=hook.on_listener_error,
-                timeout_secs=hook.listener_timeout_secs,
-            ),
-            host=host,
-            metadata=hook.metadata,
-            on_save_error=hook.on_save_error,
-            overlap=hook.saver.staging == "overlap",
-        )
-        places.append(Place(hook, runner, index))
-        index += 1
-    return places
-
-
-def _refuse_shared_directories(hooks: Iterable[CheckpointSaverHook]) -> None:
-    seen: dict[str, str] = {}
-    for hook in hooks:
-        location = hook.saver.location
-        # Links lead to one place under two names; what is no path stays what it is.
-        place = os.path.realpath(location)
-        if place in seen:
-            also = "" if seen[place] == location else f" (also known as {location})"
-            message = f"two saver hooks save to {seen[place]}{also}"
-            raise ValueError(message)
-        seen[place] = location

@@ -13,7 +13,6 @@ import contextvars
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
 
 __all__ = ["Outcome", "Worker", "capture", "finish", "spawn"]
@@ -101,7 +100,10 @@ class Worker:
         """Start ``fn`` in a thread, with the caller's context variables; returns at once."""
         context = contextvars.copy_context()
         loop = asyncio.get_running_loop()
-        call: Callable[[], Outcome[T]] = partial(context.run, capture, fn, *args)
+
+        def call() -> Outcome[T]:
+            return context.run(capture, fn, *args)
+
         return loop.run_in_executor(self.pool, call)
 
     async def call(self, fn: Callable[..., T], /, *args: Any) -> T:

@@ -636,3 +636,17 @@ async def test_a_grace_period_that_is_none_is_refused(grace: float) -> None:
 async def test_a_final_save_of_that_name_does_not_exist() -> None:
     with pytest.raises(ValueError, match="final_save"):
         MonitoredTrainingSession(final_save="sometimes")  # type: ignore[arg-type]
+
+
+@pytest.mark.asyncio
+async def test_in_your_own_loop_an_exception_of_the_body_is_not_at_a_boundary(tmp_path: Path) -> None:
+    weights = Weights()
+    hook = saver_hook(tmp_path, weights, initial_save="never")
+    async with hang_guard():
+        with pytest.raises(ZeroDivisionError):
+            async with MonitoredTrainingSession(hooks=[hook], final_save="always") as session:
+                weights.train()
+                await session.advance()
+                weights.train()
+                raise ZeroDivisionError
+    assert await saved_values(tmp_path) == {}
