@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, Literal
 
+import numpy as np
+
 from async_ckpt import events
 from async_ckpt.core.votes import Vote
 from async_ckpt.errors import CheckpointError, SaveError
@@ -50,6 +52,8 @@ class Attempt:
     pending: PendingSave | None = None
     checkpoint: Checkpoint | None = None
     error: BaseException | None = None
+    #: somebody has been given the error
+    told: bool = False
     held_secs: float = 0.0
     reported: dict[str, float] = field(default_factory=dict)
     votes: list[Vote] = field(default_factory=list)
@@ -326,7 +330,7 @@ class SaveRunner:
         if attempt.pending is not None:
             return attempt.pending.view()
         if attempt.from_disk is None:
-            attempt.from_disk = (await self.saver.restore(attempt.step)).state
+            attempt.from_disk = _sealed((await self.saver.restore(attempt.step)).state)
         return attempt.from_disk
 
     # -- errors ------------------------------------------------------------------------------
@@ -369,3 +373,16 @@ def _plain_values(node: Node, path: str) -> Iterator[tuple[str, Any]]:
     elif not node.is_leaf:
         for place, child in node.places(path):
             yield from _plain_values(child, place)
+
+
+def _sealed(tree: Any) -> Any:
+    """Make the arrays of a restored tree read-only, as those over staged memory are."""
+    if isinstance(tree, np.ndarray):
+        tree.setflags(write=False)
+    elif isinstance(tree, Mapping):
+        for child in tree.values():
+            _sealed(child)
+    elif isinstance(tree, list | tuple):
+        for child in tree:
+            _sealed(child)
+    return tree

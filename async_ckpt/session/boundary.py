@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from async_ckpt import events
 from async_ckpt.core import protocol as p
-from async_ckpt.errors import ProtocolError
 from async_ckpt.hooks import SessionRunHook, StepRun
 from async_ckpt.runtime.lane import Inside, current_call
-from async_ckpt.runtime.runner import Attempt, SaveRunner
+from async_ckpt.runtime.runner import SaveRunner
 from async_ckpt.runtime.scheduler import Scheduler
-from async_ckpt.saver import Checkpoint
 from async_ckpt.saver_hook import CheckpointSaverHook
+from async_ckpt.session.requests import SaveRequest, answer, take_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from async_ckpt.session.host import SessionHost
 
-__all__ = ["Boundary", "Place", "SaveRequest", "inside_user_code", "skipped"]
+__all__ = ["Boundary", "Place", "inside_user_code", "skipped"]
 
 
 @dataclass(slots=True)
@@ -35,21 +33,6 @@ class Place:
     index: int = -1
     #: a plain hook's ``begin`` returned, so it gets its ``end``
     begun: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class SaveRequest:
-    """One caller of ``session.save()`` and what it waits for."""
-
-    answer: asyncio.Future[tuple[Checkpoint, ...]]
-    attempts: list[Attempt | None] = field(default_factory=list)
-
-    def withdraw(self) -> None:
-        """The caller has gone: its save goes on, and an error of it belongs to the boundary again."""
-        for attempt in self.attempts:
-            if attempt is not None:
-                attempt.askers -= 1
-        self.attempts.clear()
 
 
 @contextlib.contextmanager
@@ -168,12 +151,15 @@ class Boundary:
         finally:
             self._scheduler.tell(p.BoundaryClosed(self._host.clock.monotonic()))
             self._publish()
+            served = [request for request in requests if len(request.attempts) == len(self._savers)]
+            if served:
+                runners = [place.runner for place in self._savers if place.runner is not None]
+                answering = answer(served, runners, self._scheduler, self._host)
+                self._scheduler.watch(answering, "answer save()")
             for request in requests:
-                if len(request.attempts) == len(self._savers):
-                    self._scheduler.watch(self._answer(request), "answer save()")
-                elif not request.answer.done():
+                if request not in served and not request.answer.done():
                     # The boundary ended early: the next one, or the exit, serves the request.
-                    request.withdraw()
+                    take_back(request, self._host)
                     self.requests.append(request)
 
     async def _offer(
@@ -186,6 +172,10 @@ class Boundary:
             asked=everyone or bool(waiting),
             askers=len(waiting),
         )
+        if attempt is None and place.runner is not None:
+            # This very step is durable and may still be reported on: whoever asks waits for that.
+            last = place.runner.attempt
+            attempt = last if last is not None and last.step == self._host.global_step else None
         for request in waiting:
             request.attempts.append(attempt)
 
@@ -197,28 +187,6 @@ class Boundary:
             with inside_user_code("save_when", hook, self._host.facade):
                 self._wanted[place.index] = bool(hook.save_when(self._host.facade))
         return self._wanted[place.index]
-
-    async def _answer(self, request: SaveRequest) -> None:
-        checkpoints: list[Checkpoint] = []
-        for place, attempt in zip(self._savers, request.attempts, strict=True):
-            assert place.runner is not None  # noqa: S101
-            if attempt is not None:
-                await self._scheduler.finished(attempt)
-                if attempt.error is not None:
-                    _answer_with(request, attempt.error)
-                    return
-            checkpoint = place.runner.latest if attempt is None else attempt.checkpoint
-            if checkpoint is None:
-                _answer_with(request, ProtocolError("the session ended before the save was through"))
-                return
-            checkpoints.append(checkpoint)
-        if not request.answer.done():
-            request.answer.set_result(tuple(checkpoints))
-
-
-def _answer_with(request: SaveRequest, error: BaseException) -> None:
-    if not request.answer.done():
-        request.answer.set_exception(error)
 
 
 def skipped(host: SessionHost, places: Sequence[Place], hook: int, step: int, reason: str) -> None:

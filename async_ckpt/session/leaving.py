@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from async_ckpt import events
 from async_ckpt.core import protocol as p
 from async_ckpt.core.machine import Phase, SaveState
-from async_ckpt.errors import ProtocolError, SessionStopped
+from async_ckpt.errors import SessionStopped
 from async_ckpt.runtime.lane import Inside
+from async_ckpt.session.requests import refuse
 from async_ckpt.system.threads import spawn
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ async def _finish_saves(
         try:
             await scheduler.drained()
             clean = error is None or isinstance(error, SessionStopped)
-            whole = not (boundary.tainted or at_entry or (session._steps.unfinished and not clean))
+            refusal = session._unsaveable()
+            whole = not (refusal or at_entry or (session._steps.unfinished and not clean))
             wanted = (clean and session.final_save != "never") or session.final_save == "always"
             asked = any(not request.answer.done() for request in boundary.requests)
             if whole and not session._host.expired and scheduler.machine.phase is Phase.OPEN:
@@ -67,14 +69,14 @@ async def _finish_saves(
                     await boundary.final()
                 elif asked and clean:
                     await boundary.on_demand()
+            elif clean and wanted and session._steps.interrupted:
+                session._host.warn(f"the final save is left out: {refusal}")
             await scheduler.drained()
         finally:
             session._turn.release()
     else:
         session._host.fail(TimeoutError("a step was still running when the grace period ended"))
-    for request in boundary.requests:
-        if not request.answer.done():
-            request.answer.set_exception(ProtocolError("the session ended before the save could be taken"))
+    refuse(boundary.requests, "the session ended before the save could be taken")
 
 
 async def _end(session: MonitoredTrainingSession, place: Place) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from async_ckpt.errors import (
     NoCheckpointError,
     RestoreError,
 )
-from async_ckpt.saver import Restored, Saver
+from async_ckpt.saver import Restored, Saver, Skipped
 from async_ckpt.saver_hook import CheckpointSaverHook
 from async_ckpt.session.boundary import inside_user_code
 from async_ckpt.state.into import check_restorable
@@ -98,7 +99,10 @@ class Restoring:
             if step not in self._listed[hook] or step in self._rejected[hook]:
                 continue
             try:
-                self.resumed[hook] = await _read(hook, hook.saver, step)
+                restored = await _read(hook, hook.saver, step)
+                passed_over = sorted(self._rejected[hook].items(), reverse=True)
+                skipped = tuple(Skipped(newer, why) for newer, why in passed_over)
+                self.resumed[hook] = replace(restored, skipped=skipped)
             except NoCheckpointError:
                 # Deleted since it was listed, by the writer this session only reads from.
                 self._listed[hook].discard(step)

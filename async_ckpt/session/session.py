@@ -18,12 +18,13 @@ from async_ckpt.runtime.lane import running_code
 from async_ckpt.runtime.scheduler import Scheduler
 from async_ckpt.saver import Checkpoint, Restored
 from async_ckpt.saver_hook import CheckpointSaverHook
-from async_ckpt.session.boundary import Boundary, SaveRequest, skipped
+from async_ckpt.session.boundary import Boundary, skipped
 from async_ckpt.session.building import places_of, refuse_shared_directories
 from async_ckpt.session.entering import enter
 from async_ckpt.session.host import SessionHost
 from async_ckpt.session.leaving import leave
 from async_ckpt.session.mutation import Mutation, inside_mutation
+from async_ckpt.session.requests import SaveRequest, refuse
 from async_ckpt.session.signals import SignalWatch
 from async_ckpt.session.stepping import Stepping
 from async_ckpt.session.stopping import StopFlag
@@ -308,9 +309,12 @@ class MonitoredTrainingSession:
         if self._state == "closed":
             message = f"the session was closed while step {self._host.global_step} ran"
             raise ProtocolError(message)
-        self._steps.unfinished = False
+        self._steps.done()
         run.step = self._host.global_step
         await self._boundary.after_step(run)
+        if self._boundary.requests and not self._by_advance:
+            # They came too late for this boundary, and nobody knows whether there will be another.
+            self._scheduler.watch(self._serve_requests(), "serve save()")
         self._raise_late_errors(stacklevel=3)
 
     # -- saving ------------------------------------------------------------------------------
@@ -357,10 +361,20 @@ class MonitoredTrainingSession:
     async def _serve_requests(self) -> None:
         async with self._turn:
             if self._state == "open" and any(not r.answer.done() for r in self._boundary.requests):
-                if self._boundary.tainted:
-                    message = "a check refused the state of this step: nothing of it can be saved"
-                    raise ProtocolError(message)
-                await self._boundary.on_demand()
+                refusal = self._unsaveable()
+                if refusal is None:
+                    await self._boundary.on_demand()
+                else:
+                    refuse(self._boundary.requests, refusal)
+                    self._boundary.requests.clear()
+
+    def _unsaveable(self) -> str | None:
+        """Why the present state must not be saved, or None."""
+        if self._boundary.tainted:
+            return "a check refused the state of this step: nothing of it can be saved"
+        if self._steps.interrupted:
+            return "the last step was cancelled in the middle: its state is at no boundary and is not saved"
+        return None
 
     async def drain(self) -> None:
         """Wait until no save is in flight: committed, reported and pruned.

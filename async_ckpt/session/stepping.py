@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from async_ckpt.runtime.lane import is_coroutine_function
@@ -21,10 +21,13 @@ class Stepping:
     Attributes:
         unfinished: A step failed, was cancelled in the middle, or goes on in the user's own loop: the state
             belongs to no boundary.
+        interrupted: A coroutine step was cancelled in the middle. Unlike an error that the caller has caught
+            and judged, that leaves a state nobody can vouch for: nothing of it is saved.
     """
 
     def __init__(self, host: SessionHost) -> None:
         self.unfinished = False
+        self.interrupted = False
         self._host = host
 
     async def call(self, fn: Callable[..., Any], args: tuple[Any, ...], steps: int) -> Any:
@@ -37,7 +40,7 @@ class Stepping:
         with inside_user_code("the step function", fn, host.facade):
             if is_coroutine_function(fn):
                 host.last_step_in_trainer = False
-                result = await fn(*args)
+                result = await self._awaited(fn(*args))
             else:
                 result = await self._call_plain(fn, args, steps)
         host.global_step += steps
@@ -55,8 +58,19 @@ class Stepping:
         result = outcome.unwrap()
         if inspect.isawaitable(result):
             host.last_step_in_trainer = False
-            result = await result
+            result = await self._awaited(result)
         return result
+
+    async def _awaited(self, step: Awaitable[Any]) -> Any:
+        try:
+            return await step
+        except asyncio.CancelledError:
+            self.interrupted = True
+            raise
+
+    def done(self) -> None:
+        """The step was counted: the state is at a boundary."""
+        self.unfinished = self.interrupted = False
 
     def _count_or_note(self, outcome: Outcome[Any], steps: int, cancellation: BaseException) -> None:
         if outcome.error is not None:
