@@ -272,3 +272,20 @@ def test_a_stop_request_is_legal_in_every_phase_and_decides_once() -> None:
     machine = Machine()
     assert machine.receive(p.StopRequested("a")) == [p.DecideStop("a")]
     assert machine.receive(p.StopRequested("b")) == []
+
+
+def test_a_retry_dropped_by_skip_stays_due_and_moves_no_grid() -> None:
+    machine = opened(p.HookSpec(EverySteps(2)), p.HookSpec(EverySteps(3), when_busy="skip"))
+    machine.receive(p.BoundaryOpened(3))
+    machine.receive(p.SaveOffered(0, now=0.0))
+    machine.receive(p.Prepared(0))
+    machine.receive(p.SaveOffered(1, now=0.0))
+    machine.receive(p.PrepareFailed(1))
+    machine.receive(p.BoundaryClosed(0.0))
+    machine.receive(p.BoundaryOpened(4))
+    assert machine.receive(p.SaveOffered(0, now=0.0)) == [p.Proceed(0, taken=False)]
+    assert machine.receive(p.SaveOffered(1, now=0.0)) == [p.Skip(1, 4, "busy"), p.Proceed(1, taken=False)]
+    machine.receive(p.BoundaryClosed(0.0))
+    machine.receive(p.Written(0))
+    to_the_end(machine)
+    assert boundary(machine, 5, hook=1) == [p.Prepare(1, 5)]
