@@ -87,7 +87,11 @@ class SaveRequested(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaveSkipped(Event):
-    """A save was due and is dropped; ``reason`` is ``"busy"``: a round was in flight."""
+    """A save was due and is dropped.
+
+    ``reason`` is ``"busy"``: a round was in flight; or ``"interrupted"``: the final save, after a step that
+    was cancelled in the middle.
+    """
 
     directory: str
     step: int

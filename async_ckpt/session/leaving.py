@@ -70,13 +70,25 @@ async def _finish_saves(
                 elif asked and clean:
                     await boundary.on_demand()
             elif clean and wanted and session._steps.interrupted:
-                session._host.warn(f"the final save is left out: {refusal}")
+                _leave_out_final(session, str(refusal))
             await scheduler.drained()
         finally:
             session._turn.release()
     else:
         session._host.fail(TimeoutError("a step was still running when the grace period ended"))
     refuse(boundary.requests, "the session ended before the save could be taken")
+
+
+def _leave_out_final(session: MonitoredTrainingSession, why: str) -> None:
+    logger.warning("the final save is left out: %s", why)
+    for place in session._places:
+        if place.runner is not None:
+            session._host.emit(
+                events.SaveSkipped,
+                directory=place.runner.directory,
+                step=session.global_step,
+                reason="interrupted",
+            )
 
 
 async def _end(session: MonitoredTrainingSession, place: Place) -> None:

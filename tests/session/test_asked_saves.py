@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from async_ckpt import CheckpointSaverHook, ListenerError, MonitoredTrainingSession, ProtocolError, Saver
+from async_ckpt import (
+    CheckpointSaverHook,
+    ListenerError,
+    MonitoredTrainingSession,
+    ProtocolError,
+    Saver,
+    events,
+)
 from async_ckpt.testing import Gate
 from tests.session.disk import hang_guard
 
@@ -103,31 +110,34 @@ async def test_a_step_cancelled_in_the_middle_is_not_saved_as_a_step(tmp_path: P
             with pytest.raises(ProtocolError, match="no boundary"):
                 await session.save()
 
-    with pytest.warns(RuntimeWarning, match="the final save is left out"):
-        async with hang_guard():
-            await main()
+    async with hang_guard():
+        await main()
     assert {step: (float(s["a"][0]), float(s["b"][0])) for step, s in (await stored(tmp_path)).items()} == {
         1: (1.0, 1.0)
     }
 
 
 @pytest.mark.asyncio
-async def test_a_final_save_left_out_after_a_cancelled_step_is_said_aloud(tmp_path: Path) -> None:
+async def test_a_final_save_left_out_after_a_cancelled_step_is_said_aloud(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     started = asyncio.Event()
+    skipped: list[events.Event] = []
 
     async def endless() -> None:
         started.set()
         await asyncio.Event().wait()
 
-    async with hang_guard():
-        with pytest.warns(RuntimeWarning, match="the final save is left out"):
-            async with MonitoredTrainingSession(hooks=[hook(tmp_path)]) as session:
-                await session.run(nothing)
-                step = asyncio.create_task(session.run(endless))
-                await started.wait()
-                step.cancel()
-                await asyncio.gather(step, return_exceptions=True)
+    async with hang_guard(), MonitoredTrainingSession(hooks=[hook(tmp_path)]) as session:
+        session.subscribe(lambda e: skipped.append(e) if isinstance(e, events.SaveSkipped) else None)
+        await session.run(nothing)
+        step = asyncio.create_task(session.run(endless))
+        await started.wait()
+        step.cancel()
+        await asyncio.gather(step, return_exceptions=True)
     assert await stored(tmp_path) == {}
+    assert "the final save is left out" in caplog.text
+    assert [e.reason for e in skipped if isinstance(e, events.SaveSkipped)] == ["interrupted"]
 
 
 @pytest.mark.asyncio
