@@ -92,6 +92,12 @@ class Restoring:
         ]
         return explicit.pop() if explicit else max(left, default=None)
 
+    def _common_step(self) -> str:
+        """Words for the newest step that every hook with checkpoints has, if there is one."""
+        listed = [steps for steps in self._listed.values() if steps]
+        common = max(set.intersection(*listed), default=None)
+        return "" if common is None else f", and restore={common} is the newest step that every hook has"
+
     async def _read_everywhere(self, step: int) -> bool:
         """Read ``step`` for every hook that has it; False if it turned out to be damaged for one."""
         self.resumed.clear()
@@ -133,7 +139,7 @@ class Restoring:
             if self._listed[hook]:
                 message = (
                     f"{location} has checkpoints, but no valid one of step {step}, which the session "
-                    "resumes from; restore=None would start this hook's state afresh"
+                    "resumes from; restore=None would start this hook's state afresh" + self._common_step()
                 )
                 raise RestoreError(message, step=step, path=location)
 
