@@ -140,10 +140,6 @@ class Machine:
         save = self._find(hook)
         return None if save is None else save.state
 
-    def durable_step(self, hook: int) -> int | None:
-        """The newest step this hook is known to have made durable in this run."""
-        return self._hooks[hook].durable
-
     def votes(self) -> tuple[Vote, ...]:
         """Every vote of every hook, in hook order, those of an earlier life first."""
         return tuple(vote for hook in self._hooks for vote in hook.tally.votes)

@@ -46,7 +46,6 @@ class Attempt:
     began: float
     askers: int = 0
     cancelled: bool = False
-    again: bool = False
     #: the grace period ended first, and the exit has said so
     abandoned: bool = False
     pending: PendingSave | None = None
@@ -223,7 +222,7 @@ class SaveRunner:
 
     def owe_report(self, restored: Restored) -> None:
         """Take up a checkpoint of an earlier life whose ``after_save`` never came to its end."""
-        self.attempt = Attempt(restored.step, self._host.clock.monotonic(), again=True)
+        self.attempt = Attempt(restored.step, self._host.clock.monotonic())
         self.attempt.checkpoint = restored.checkpoint
 
     async def report(self, step: int) -> tuple[Vote, ...]:

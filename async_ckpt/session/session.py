@@ -99,8 +99,8 @@ class MonitoredTrainingSession:
         self._host = SessionHost(self, clock or RealClock())
         self._stop = StopFlag()
         self._places = places_of(active, self._host)
-        #: saver hooks that only restore, where the chief's hooks are dropped
         self._dropped = 0 if is_chief else len(chief_only)
+        #: saver hooks that only restore, where the chief's hooks are dropped
         self._readers = [] if is_chief else [h for h in chief_only if isinstance(h, CheckpointSaverHook)]
         for saver_hook in every_saver_hook:
             saver_hook.bind(self, self._host.clock)

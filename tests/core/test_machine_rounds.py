@@ -49,7 +49,8 @@ def test_a_save_runs_through_its_life_in_the_background() -> None:
     assert machine.receive(p.Reported(0)) == [p.Settle(0, 2)]
     assert machine.receive(p.Settled(0)) == [p.EndRound(2)]
     assert machine.idle
-    assert machine.durable_step(0) == 2
+    machine.receive(p.BoundaryOpened(2, kind="demand"))
+    assert machine.receive(p.SaveOffered(0, now=0.0, asked=True)) == [p.Proceed(0, taken=False)]
 
 
 def test_saves_of_a_round_are_committed_in_hook_order_whichever_is_written_first() -> None:
