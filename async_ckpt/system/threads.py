@@ -9,7 +9,11 @@ Outcomes travel as values: a ``StopIteration`` set on a future hangs Python 3.11
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import os
+import sys
+import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -77,23 +81,41 @@ def spawn(coroutine: Any, *, name: str) -> asyncio.Task[Any]:
     return task
 
 
+def _lower_priority(by: int) -> None:
+    """Make the calling thread, and no other, give way to the rest of the process."""
+    if by == 0 or sys.platform != "linux":
+        return
+    thread = threading.get_native_id()
+    with contextlib.suppress(OSError):
+        # The pool would be broken if this raised. Relative, as an absolute one could raise the priority.
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + by)
+
+
 class Worker:
     """A few threads that belong to one owner, started at the first call.
 
     Calls go through ``loop.run_in_executor`` with a pool of our own, so a simulated loop can take
     the threads away, and nothing ever touches the loop's default executor.
+
+    Args:
+        name: What its threads are called, with a number behind it.
+        threads: How many there are at most.
+        nice: By how much each of them lowers its own priority, so that background work does not push the
+            event loop's thread off a core. Counted from the priority of the thread that starts it; on
+            Linux only, where priorities belong to threads. A system that refuses is left in peace.
     """
 
-    def __init__(self, name: str, *, threads: int = 1) -> None:
+    def __init__(self, name: str, *, threads: int = 1, nice: int = 0) -> None:
         self.name = name
         self._threads = threads
+        self._nice = nice
         self._pool: ThreadPoolExecutor | None = None
 
     @property
     def pool(self) -> ThreadPoolExecutor:
         """The executor itself, for libraries that take one (``aiofiles.open(executor=...)``)."""
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix=self.name)
+            self._pool = ThreadPoolExecutor(self._threads, self.name, _lower_priority, (self._nice,))
         return self._pool
 
     def submit(self, fn: Callable[..., T], /, *args: Any) -> asyncio.Future[Outcome[T]]:
