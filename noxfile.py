@@ -103,3 +103,10 @@ def examples(session: nox.Session) -> None:
     """Run the examples as a reader would."""
     install_groups(session, "tests")
     session.run("python", "-m", "pytest", "-q", "tests/examples", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0], venv_backend="virtualenv")  # pip, so that its find-links can bring a CPU torch
+def bench(session: nox.Session) -> None:
+    """Measure against the peers in one run, and write docs/performance.md; arguments are handed on."""
+    install_groups(session, "bench")
+    session.run("python", "-m", "benchmarks", *session.posargs)
