@@ -7,7 +7,6 @@ twice. The grammar of the structure is in :mod:`async_ckpt.state.parse`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .arrays import ArraySpec
@@ -15,17 +14,13 @@ from .build import build
 from .dtypes import Json
 from .encode import Encoder
 from .layout import TensorSpec
+from .outline import Outline
 from .parse import choose, parse
-from .paths import slugs
 
-__all__ = ["Flat", "Leaf", "flatten", "select", "unflatten"]
+__all__ = ["Flat", "Flattener", "Leaf", "Outline", "flatten", "select", "unflatten"]
 
 LARGE = 1024
 """Characters or bytes; longer text and bytes become tensors instead of burdening the manifest."""
-
-_SHARED_GROUP = "state"
-_GROUPING = frozenset({"dict", "odict", "namedtuple", "dataclass"})
-
 
 class Leaf(NamedTuple):
     """An array of the state.
@@ -45,20 +40,47 @@ class Leaf(NamedTuple):
     spec: ArraySpec
 
 
-@dataclass(frozen=True, slots=True)
 class Flat:
-    """A state, taken apart. The structure refers to the leaves by their position."""
+    """A state, taken apart.
 
-    structure: Json
-    leaves: list[Leaf]
+    Args:
+        outline: What does not change from save to save.
+        values: The live arrays, and captured long texts and bytes, in the order of the outline.
+        holes: The captured plain values, encoded, for the holes of the outline's skeleton.
+
+    Attributes:
+        outline: As given.
+        values: As given.
+        holes: As given.
+    """
+
+    __slots__ = ("holes", "outline", "values")
+
+    def __init__(self, outline: Outline, values: Sequence[Any], holes: Sequence[Json]) -> None:
+        self.outline = outline
+        self.values = values
+        self.holes = holes
 
     @property
-    def specs(self) -> list[TensorSpec]:
-        """One spec per leaf, for :func:`async_ckpt.state.layout.plan`."""
+    def structure(self) -> Json:
+        """The tree, complete, its leaves by their position; made anew at each call, and only to be read."""
+        return self.outline.skeleton.fill(self.holes)
+
+    @property
+    def leaves(self) -> list[Leaf]:
+        """One record per leaf; made anew at each call."""
+        outline = self.outline
         return [
-            TensorSpec(leaf.group, leaf.name, leaf.spec.dtype, leaf.spec.shape, leaf.spec.nbytes)
-            for leaf in self.leaves
+            Leaf(*of)
+            for of in zip(
+                outline.paths, outline.groups, outline.names, self.values, outline.specs, strict=True
+            )
         ]
+
+    @property
+    def specs(self) -> tuple[TensorSpec, ...]:
+        """One spec per leaf, for :func:`async_ckpt.state.layout.plan`."""
+        return self.outline.tensors
 
 
 def flatten(state: Any, *, namespace: str = "") -> Flat:
@@ -80,37 +102,32 @@ def flatten(state: Any, *, namespace: str = "") -> Flat:
         return ["array", len(found) - 1, spec.kind]
 
     structure = Encoder(namespace, sink, large=LARGE).encode(state)
-    names = _names(structure, [path for path, _, _ in found])
-    leaves = [
-        Leaf(path, group, name, value, spec)
-        for (path, value, spec), (group, name) in zip(found, names, strict=True)
-    ]
-    return Flat(structure, leaves)
+    outline = Outline(structure, [path for path, _, _ in found], [spec for _, _, spec in found])
+    return Flat(outline, [value for _, value, _ in found], outline.skeleton.empty(structure))
 
 
-def _names(structure: Json, paths: list[str]) -> list[tuple[str, str]]:
-    """Give each path its group and its name in there.
+class Flattener:
+    """Takes one state apart again and again, and remembers what it looked like.
 
-    Each top-level key whose value is a container is a group; the rest shares one.
+    As long as the containers, their keys, and the types, dtypes and shapes of the arrays stay as they were,
+    every :meth:`flatten` gives the same :class:`Outline` object. May be used in several threads.
+
+    Args:
+        namespace: The optree namespace of the registered nodes.
     """
-    while isinstance(structure, list) and structure[0] == "stateful":
-        structure = structure[2]
-    grouping = isinstance(structure, list) and structure[0] in _GROUPING
-    split = [path.partition("/") if grouping else ("", "", path) for path in paths]
-    tops = dict.fromkeys(top for top, below, _ in split if below)
-    shared = () if len(tops) and all(below for _, below, _ in split) else (_SHARED_GROUP,)
-    groups = dict(zip(tops, slugs(list(tops), shared), strict=True))
-    return [
-        (groups[top], _tensor(rest)) if below else (_SHARED_GROUP, _tensor(path))
-        for path, (top, below, rest) in zip(paths, split, strict=True)
-    ]
 
+    def __init__(self, namespace: str = "") -> None:
+        self._namespace = namespace
+        self._last: Outline | None = None
 
-def _tensor(name: str) -> str:
-    # Neither of the two can be part of a path: "~" is always followed by something where it is not alone.
-    if not name:
-        return "~root"
-    return "__metadata__~" if name == "__metadata__" else name
+    def flatten(self, state: Any) -> Flat:
+        """Give what :func:`flatten` gives, sooner; raises as it does."""
+        flat = flatten(state, namespace=self._namespace)
+        last = self._last
+        if last is not None and last.same(flat.outline):
+            return Flat(last, flat.values, flat.holes)
+        self._last = flat.outline
+        return flat
 
 
 def unflatten(structure: Any, arrays: Sequence[Any], *, only: str | Iterable[str] | None = None) -> Any:

@@ -7,6 +7,7 @@ goes on through the page cache. All of it blocks, and is called in a thread.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -19,7 +20,9 @@ import numpy as np
 from async_ckpt.storage import posix
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from async_ckpt.storage.store import Pieces
 
 __all__ = ["ALIGNMENT", "CHUNK", "StoppedError", "close", "write_file"]
 
@@ -40,7 +43,7 @@ class StoppedError(Exception):
 def write_file(
     directory: int,
     name: str,
-    data: memoryview,
+    data: memoryview | Pieces,
     progress: Callable[[int], None],
     stopped: Callable[[], bool],
 ) -> None:
@@ -49,11 +52,19 @@ def write_file(
     Raises:
         OSError: From any of the calls, ``close`` included; the file is then worthless.
         StoppedError: ``stopped`` said so; the file is then incomplete.
+        ValueError: The pieces are fewer bytes than they said.
+        BaseException: Whatever making a piece raised; the file is then incomplete.
     """
     fd = posix.open_new(name, directory)
     try:
-        _reserve(fd, len(data))
-        _write(fd, data, progress, stopped)
+        _reserve(fd, data.nbytes)
+        file = _File(fd, progress, stopped)
+        with contextlib.closing(_pieces(data)) as pieces:
+            for piece in pieces:
+                file.append(piece)
+        if file.done != data.nbytes:
+            msg = f"{name}: {file.done} bytes came of {data.nbytes}"
+            raise ValueError(msg)
         posix.fsync(fd)
     except BaseException:
         _close_quietly(fd)
@@ -66,30 +77,57 @@ def close(fd: int) -> None:
     os.close(fd)
 
 
-def _write(fd: int, data: memoryview, progress: Callable[[int], None], stopped: Callable[[], bool]) -> None:
-    total = len(data)
-    direct = _is_aligned(data) and _set_direct(fd, on=True)
-    done = 0
-    while done < total:
-        if stopped():
-            raise StoppedError
-        length = min(CHUNK, total - done)
-        if direct and (done % ALIGNMENT or length < ALIGNMENT):
-            # The tail, or the rest after a short write that ended inside a block.
-            direct = _set_direct(fd, on=False)
-        elif direct:
-            length -= length % ALIGNMENT
+def _pieces(data: memoryview | Pieces) -> Iterator[memoryview]:
+    if isinstance(data, memoryview):
+        yield data
+    else:
+        yield from data
+
+
+class _File:
+    """A new file that grows at its end, past the page cache for as long as that is possible."""
+
+    def __init__(self, fd: int, progress: Callable[[int], None], stopped: Callable[[], bool]) -> None:
+        self.done = 0
+        self._fd = fd
+        self._progress = progress
+        self._stopped = stopped
+        self._direct = False
+        self._refused = False
+
+    def append(self, data: memoryview) -> None:
+        start, total = self.done, self.done + len(data)
+        if not self._refused and not self._direct and self.done % ALIGNMENT == 0 and _is_aligned(data):
+            self._direct = _set_direct(self._fd, on=True)
+            self._refused = not self._direct
+        while self.done < total:
+            if self._stopped():
+                raise StoppedError
+            length = min(CHUNK, total - self.done)
+            if self._direct and (self.done % ALIGNMENT or length < ALIGNMENT):
+                # The tail, or the rest after a short write that ended inside a block.
+                self._direct = _set_direct(self._fd, on=False)
+            elif self._direct:
+                length -= length % ALIGNMENT
+            at = self.done - start
+            self._write(data[at : at + length])
+
+    def _write(self, data: memoryview) -> None:
         try:
-            count = posix.pwrite(fd, data[done : done + length], done)
+            count = posix.pwrite(self._fd, data, self.done)
         except OSError as error:
-            if not direct or error.errno not in _REFUSED:
+            if not self._direct or error.errno not in _REFUSED:
                 raise
-            direct = _set_direct(fd, on=False)
-            continue
+            self._direct = _set_direct(self._fd, on=False)
+            self._refused = True
+            return
         if count <= 0:
             raise OSError(errno.EIO, "the device accepts no bytes and reports no error")
-        done += count
-        progress(done)
+        if not self._direct:
+            # Begun now, the way to the disk is short when `fsync` waits for it.
+            posix.start_writeback(self._fd, self.done, count)
+        self.done += count
+        self._progress(self.done)
 
 
 def _is_aligned(data: memoryview) -> bool:

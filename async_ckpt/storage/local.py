@@ -27,6 +27,8 @@ from async_ckpt.system.threads import Worker, finish
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from async_ckpt.storage.store import Pieces
+
 __all__ = ["LocalStore"]
 
 _SMALL = 1 << 20
@@ -97,7 +99,7 @@ class LocalStore:
         self,
         attempt: str,
         name: str,
-        data: memoryview,
+        data: memoryview | Pieces,
         *,
         progress: Callable[[int], None],
         stopped: Callable[[], bool],
@@ -107,14 +109,14 @@ class LocalStore:
         check_file_name(name)
         this = self._attempt(attempt)
         path = f"{this.path}/{name}"
-        plain = data.cast("B")
         this.writing += 1
         try:
             with save_errors(path, this.step):
-                if len(plain) < _SMALL:
-                    await self._write_small(this, name, plain, stopped)
-                    progress(len(plain))
+                if isinstance(data, memoryview) and data.nbytes < _SMALL:
+                    await self._write_small(this, name, data.cast("B"), stopped)
+                    progress(data.nbytes)
                 else:
+                    plain = data.cast("B") if isinstance(data, memoryview) else data
                     write = bulk.write_file
                     await self._crew.call(
                         self._crew.bulk, write, this.fd, name, plain, progress, stopped, owner=attempt
@@ -137,6 +139,26 @@ class LocalStore:
         if stopped():
             raise bulk.StoppedError
         await self._crew.carry_out(write_small, this.fd, name, data, owner=this.id)
+
+    async def link(self, attempt: str, step: int, name: str, nbytes: int) -> bool:
+        """See :meth:`Store.link`."""
+        root = self._root()
+        check_step(step)
+        check_file_name(name)
+        this = self._attempt(attempt)
+        this.writing += 1
+        try:
+            linked = await self._crew.call(
+                self._crew.calls, writing.link, root, this, step, name, nbytes, owner=attempt
+            )
+        except BaseException:
+            this.failed = True
+            raise
+        finally:
+            this.writing -= 1
+        if linked:
+            this.last = name
+        return linked
 
     async def commit(self, attempt: str, step: int) -> None:
         """See :meth:`Store.commit`."""

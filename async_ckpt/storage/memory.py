@@ -12,7 +12,9 @@ from async_ckpt.storage.names import MANIFEST, check_file_name, check_step
 from async_ckpt.system.threads import finish
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Generator, Iterator
+
+    from async_ckpt.storage.store import Pieces
 
 __all__ = ["MemoryPlace", "MemoryStore"]
 
@@ -71,7 +73,7 @@ class MemoryStore(MemoryBase):
         self,
         attempt: str,
         name: str,
-        data: memoryview,
+        data: memoryview | Pieces,
         *,
         progress: Callable[[int], None],
         stopped: Callable[[], bool],
@@ -80,23 +82,24 @@ class MemoryStore(MemoryBase):
         self._check_writer()
         check_file_name(name)
         this = self._attempt(attempt)
-        plain = data.cast("B")
         if name in this.files:
             this.over = True
             raise self._save_error(FileExistsError(errno.EEXIST, "File exists"), this.step, name)
         this.files[name] = b""
         this.writing += 1
         copied = bytearray()
+        pieces = _cut(data, self._chunk)
         try:
-            while len(copied) < len(plain) or not copied:
-                await self._copy(attempt, this, name, copied, plain, stopped)
+            while len(copied) < data.nbytes or not copied:
+                await self._copy(attempt, this, name, copied, pieces, stopped)
                 progress(len(copied))
-                if not plain:
+                if not data.nbytes:
                     break
         except BaseException:
             this.over = True
             raise
         finally:
+            pieces.close()
             this.writing -= 1
         this.files[name] = bytes(copied)
         this.last = name
@@ -107,15 +110,39 @@ class MemoryStore(MemoryBase):
         this: MemoryAttempt,
         name: str,
         copied: bytearray,
-        data: memoryview,
+        pieces: Iterator[memoryview],
         stopped: Callable[[], bool],
     ) -> None:
         if this.over:
             raise self._over(attempt)
         if stopped():
             raise self._cancelled(this.step, name)
-        piece = data[len(copied) : len(copied) + self._chunk]
-        await self._do("write", this.step, name, copied.extend, piece, owner=attempt)
+        await self._do("write", this.step, name, lambda: copied.extend(next(pieces)), owner=attempt)
+
+    async def link(self, attempt: str, step: int, name: str, nbytes: int) -> bool:
+        """See :meth:`Store.link`."""
+        self._check_writer()
+        check_step(step)
+        check_file_name(name)
+        this = self._attempt(attempt)
+        this.writing += 1
+        try:
+            linked = await self._do("link", step, name, self._link, this, step, name, nbytes, owner=attempt)
+        except BaseException:
+            this.over = True
+            raise
+        finally:
+            this.writing -= 1
+        if linked:
+            this.last = name
+        return linked
+
+    def _link(self, this: MemoryAttempt, step: int, name: str, nbytes: int) -> bool:
+        data = self.place.steps.get(step, {}).get(name)
+        if data is None or len(data) != nbytes or name in this.files:
+            return False
+        this.files[name] = data
+        return True
 
     async def commit(self, attempt: str, step: int) -> None:
         """See :meth:`Store.commit`."""
@@ -252,3 +279,10 @@ class MemoryStore(MemoryBase):
             files, count = self._leased.pop(step)
             if count > 1:
                 self._leased[step] = (files, count - 1)
+
+
+def _cut(data: memoryview | Pieces, chunk: int) -> Generator[memoryview, None, None]:
+    whole = [data.cast("B")] if isinstance(data, memoryview) else data
+    for piece in whole:
+        for start in range(0, len(piece) or 1, chunk):
+            yield piece[start : start + chunk]

@@ -21,6 +21,7 @@ __all__ = [
     "cause_of",
     "exchange",
     "fsync",
+    "link",
     "make_directories",
     "open_directory",
     "open_file",
@@ -28,6 +29,7 @@ __all__ = [
     "pwrite",
     "remove_tree",
     "rename",
+    "start_writeback",
     "write_all",
 ]
 
@@ -49,6 +51,11 @@ def pwrite(fd: int, data: memoryview, offset: int) -> int:
 def rename(source: str, target: str, directory: int) -> None:
     """Rename within one directory."""
     os.rename(source, target, src_dir_fd=directory, dst_dir_fd=directory)
+
+
+def link(name: str, source: int, target: int) -> None:
+    """Give a file in one directory the same name in another; a link itself is not followed."""
+    os.link(name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
 
 
 def write_all(fd: int, data: memoryview, offset: int = 0) -> None:
@@ -167,6 +174,26 @@ def exchange(one: str, other: str, directory: int) -> bool:
     if code in _UNSUPPORTED:
         return False
     raise OSError(code, os.strerror(code), one, None, other)
+
+
+def _find_sync_file_range() -> Callable[..., int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    found = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)
+    if found is None:
+        return None
+    found.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return found  # type: ignore[no-any-return]
+
+
+_WRITE_OUT = 2
+_sync_file_range = _find_sync_file_range()
+
+
+def start_writeback(fd: int, offset: int, length: int) -> None:
+    """Have cached bytes of a file written out from now on; promises nothing and never fails."""
+    if _sync_file_range is not None:
+        _sync_file_range(fd, offset, length, _WRITE_OUT)
 
 
 def cause_of(error: OSError) -> str:

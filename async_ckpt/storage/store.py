@@ -9,10 +9,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractAsyncContextManager
 
-__all__ = ["Store"]
+__all__ = ["Pieces", "Store"]
+
+
+class Pieces(Protocol):
+    """A file that is made while it is written.
+
+    Iterated once, in the thread that writes; a generator is closed there too. A piece stays as it is until
+    the next one is asked for. All but the last are a multiple of 4096 bytes long, and start at such an
+    address where the memory is to go past the page cache.
+    """
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pieces together."""
+        ...
+
+    def __iter__(self) -> Iterator[memoryview]:
+        """Give the pieces, in the order of the file."""
+        ...
 
 
 class Store(Protocol):
@@ -67,7 +85,7 @@ class Store(Protocol):
         self,
         attempt: str,
         name: str,
-        data: memoryview,
+        data: memoryview | Pieces,
         *,
         progress: Callable[[int], None],
         stopped: Callable[[], bool],
@@ -80,13 +98,35 @@ class Store(Protocol):
             attempt: From ``begin``.
             name: One path component of ASCII letters, digits, ``.``, ``_``, ``-``; ``manifest.json``
                 comes last.
-            data: Contiguous bytes that stay as they are until the method returns.
+            data: Contiguous bytes that stay as they are until the method returns, or pieces.
             progress: Told the bytes of this file written so far, in a thread or on the loop.
             stopped: Asked between chunks, in a thread or on the loop; true ends the write.
 
         Raises:
             SaveError: With ``outcome="failed"``, or ``"cancelled"`` after ``stopped`` said so.
             ValueError: The name is not allowed.
+            ProtocolError: The attempt is unknown or over.
+            BaseException: What making a piece raised.
+        """
+        ...
+
+    async def link(self, attempt: str, step: int, name: str, nbytes: int) -> bool:
+        """Let a file of a checkpoint be a file of an attempt too, without its bytes being written again.
+
+        Complete and durable on return. Either may be removed later without harm to the other.
+
+        Args:
+            attempt: From ``begin``.
+            step: Of a checkpoint.
+            name: Of the file there and here; not ``manifest.json``.
+            nbytes: How long it has to be.
+
+        Returns:
+            False if that cannot be done here, or there is no such file of that length; it is then to be
+            written.
+
+        Raises:
+            SaveError: It could be done, and failed. As after a failed write, the attempt is over.
             ProtocolError: The attempt is unknown or over.
         """
         ...

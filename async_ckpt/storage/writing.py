@@ -26,6 +26,7 @@ __all__ = [
     "begin",
     "commit",
     "discard",
+    "link",
     "list_steps",
     "publish",
     "remove",
@@ -94,6 +95,38 @@ def begin(root: int, location: str, step: int) -> Attempt:
             _remove_quietly(attempt.temp, root)
             raise
     return attempt
+
+
+def link(root: int, attempt: Attempt, step: int, name: str, nbytes: int) -> bool:
+    """Give a file of a checkpoint a second name in an attempt; False if it has to be written instead."""
+    try:
+        source = posix.open_directory(step_name(step), root)
+    except OSError:
+        return False
+    try:
+        posix.link(name, source, attempt.fd)
+    except OSError:
+        # Another file system, too many links, no such file: whatever it is, the bytes can still be written.
+        return False
+    finally:
+        os.close(source)
+    with save_errors(f"{attempt.path}/{name}", attempt.step):
+        try:
+            fd = posix.open_file(name, attempt.fd)
+        except OSError as error:
+            if error.errno not in {errno.ELOOP, errno.ENXIO}:
+                raise
+            os.unlink(name, dir_fd=attempt.fd)
+            return False
+        try:
+            if os.fstat(fd).st_size == nbytes:
+                # Long durable, as far as this process knows. The new name lasts when the directory does.
+                posix.fsync(fd)
+                return True
+        finally:
+            os.close(fd)
+        os.unlink(name, dir_fd=attempt.fd)
+    return False
 
 
 def commit(root: int, location: str, attempt: Attempt) -> None:
