@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +37,8 @@ class Image:
     """
 
     layout: Layout
-    specs: list[TensorSpec]
-    labels: list[Label]
+    specs: Sequence[TensorSpec]
+    labels: Sequence[Label]
     structure: Json
     memory: memoryview
 

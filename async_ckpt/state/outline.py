@@ -1,0 +1,222 @@
+"""What stays the same from one save of a state to the next: names, dtypes, shapes, the tree around them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from .arrays import ArraySpec
+from .dtypes import Json
+from .layout import TensorSpec
+from .paths import slugs
+
+__all__ = ["Outline", "Skeleton"]
+
+_SHARED_GROUP = "state"
+_GROUPING = frozenset({"dict", "odict", "namedtuple", "dataclass"})
+
+_HOLE: Any = object()
+
+# Where the children of a container stand in its list: first position, and the step from one to the next.
+_CHILDREN = {
+    "dict": (2, 2),
+    "odict": (2, 2),
+    "list": (1, 1),
+    "tuple": (1, 1),
+    "namedtuple": (3, 2),
+    "dataclass": (3, 2),
+    "node": (3, 2),
+    "stateful": (2, 1),
+}
+
+
+class _Frame:
+    """A container above an array: its list, with what is to be filled in at the given positions."""
+
+    __slots__ = ("filled", "items")
+
+    def __init__(self, items: list[Json], filled: list[tuple[int, _Frame | None]]) -> None:
+        self.items = items
+        self.filled = filled
+
+
+class Skeleton:
+    """A structure without its plain values.
+
+    Where a largest part without any array stood, such as a number or a table of settings, there is a hole.
+
+    Args:
+        structure: A complete one.
+
+    Attributes:
+        holes: How many there are.
+        pieces: The text around them as JSON, UTF-8, in the spelling of :func:`msgspec.json.encode`; one more
+            than there are holes.
+    """
+
+    __slots__ = ("_frame", "_root", "holes", "pieces")
+
+    def __init__(self, structure: Json) -> None:
+        self.holes = 0
+        found, self._frame = self._split(structure)
+        if not found:
+            self.holes = 1
+        self._root = structure if found and self._frame is None else None
+        self.pieces = tuple(_pieces(self.fill([_HOLE] * self.holes)))
+
+    def _split(self, node: Any) -> tuple[bool, _Frame | None]:
+        """Say whether there are arrays below, and give what has to be filled in if so."""
+        if _is_leaf(node):
+            return True, None
+        where = _CHILDREN.get(node[0]) if isinstance(node, list) else None
+        if where is None:
+            return False, None
+        before = self.holes
+        found = False
+        filled: list[tuple[int, _Frame | None]] = []
+        for at in range(where[0], len(node), where[1]):
+            below, frame = self._split(node[at])
+            if not below:
+                self.holes += 1
+            if frame is not None or not below:
+                filled.append((at, frame))
+            found = found or below
+        if not found:
+            self.holes = before
+            return False, None
+        if not filled:
+            return True, None
+        items = list(node)
+        for at, _ in filled:
+            items[at] = None
+        return True, _Frame(items, filled)
+
+    def fill(self, values: Sequence[Json]) -> Json:
+        """Give the structure with ``values`` in its holes, in their order; parts without any are shared."""
+        if self._frame is not None:
+            return _fill(self._frame, iter(values))
+        return values[0] if self.holes else self._root
+
+    def empty(self, structure: Json) -> list[Json]:
+        """Give what stands in a structure where this one has its holes; undoes :meth:`fill`."""
+        if self._frame is None:
+            return [structure] if self.holes else []
+        found: list[Json] = []
+        _empty(self._frame, structure, found)
+        return found
+
+
+    def same(self, other: Skeleton) -> bool:
+        """Say whether ``other`` is the same tree with the same holes."""
+        return self.pieces == other.pieces
+
+
+def _is_leaf(node: Any) -> bool:
+    return isinstance(node, list) and node[0] == "array"
+
+
+def _fill(frame: _Frame, values: Iterator[Json]) -> Json:
+    out = frame.items.copy()
+    for at, inner in frame.filled:
+        out[at] = next(values) if inner is None else _fill(inner, values)
+    return out
+
+
+def _empty(frame: _Frame, structure: Any, found: list[Json]) -> None:
+    for at, inner in frame.filled:
+        if inner is None:
+            found.append(structure[at])
+        else:
+            _empty(inner, structure[at], found)
+
+
+def _pieces(structure: Any) -> list[bytes]:
+    """Spell a structure, cut at each ``_HOLE``; step by step, so that no call takes long."""
+    out: list[bytes] = []
+    piece: list[bytes] = []
+
+    def spell(node: Any) -> None:
+        if node is _HOLE:
+            out.append(b"".join(piece))
+            piece.clear()
+        elif isinstance(node, list) and node[0] in _CHILDREN:
+            for at, child in enumerate(node):
+                piece.append(b"," if at else b"[")
+                spell(child)
+            piece.append(b"]")
+        else:
+            piece.append(msgspec.json.encode(node))
+
+    spell(structure)
+    out.append(b"".join(piece))
+    return out
+
+
+class Outline:
+    """All that can be said about a state without its values; never changed, and compared by identity.
+
+    As long as a state keeps its shape, all its saves share one outline, so whatever is made of it once (a
+    layout, a template of the manifest) serves them all.
+
+    Attributes:
+        paths: Of each leaf its place in the tree, such as ``model/layers/0/weight``; distinct.
+        groups: Which files it goes to.
+        names: Its name in them; distinct within the group.
+        specs: How it is stored.
+        tensors: Group, name, dtype, shape and bytes together, for :func:`async_ckpt.state.layout.plan`.
+        skeleton: The tree around the leaves, without its plain values.
+    """
+
+    __slots__ = ("__weakref__", "groups", "names", "paths", "skeleton", "specs", "tensors")
+
+    def __init__(self, structure: Json, paths: Iterable[str], specs: Iterable[ArraySpec]) -> None:
+        self.paths = tuple(paths)
+        self.specs = tuple(specs)
+        places = _names(structure, self.paths)
+        self.groups = tuple(group for group, _ in places)
+        self.names = tuple(name for _, name in places)
+        self.tensors = tuple(
+            TensorSpec(group, name, spec.dtype, spec.shape, spec.nbytes)
+            for (group, name), spec in zip(places, self.specs, strict=True)
+        )
+        self.skeleton = Skeleton(structure)
+
+    def __len__(self) -> int:
+        """How many leaves there are."""
+        return len(self.paths)
+
+    def same(self, other: Outline) -> bool:
+        """Say whether ``other`` says the same, in which case either may stand for both."""
+        return (
+            self.tensors == other.tensors
+            and self.paths == other.paths
+            and self.specs == other.specs
+            and self.skeleton.same(other.skeleton)
+        )
+
+
+def _names(structure: Json, paths: Sequence[str]) -> list[tuple[str, str]]:
+    """Give each path its group and its name in there.
+
+    Each top-level key whose value is a container is a group; the rest shares one.
+    """
+    while isinstance(structure, list) and structure[0] == "stateful":
+        structure = structure[2]
+    grouping = isinstance(structure, list) and structure[0] in _GROUPING
+    split = [path.partition("/") if grouping else ("", "", path) for path in paths]
+    tops = dict.fromkeys(top for top, below, _ in split if below)
+    shared = () if len(tops) and all(below for _, below, _ in split) else (_SHARED_GROUP,)
+    groups = dict(zip(tops, slugs(list(tops), shared), strict=True))
+    return [
+        (groups[top], _tensor(rest)) if below else (_SHARED_GROUP, _tensor(path))
+        for path, (top, below, rest) in zip(paths, split, strict=True)
+    ]
+
+
+def _tensor(name: str) -> str:
+    # Neither of the two can be part of a path: "~" is always followed by something where it is not alone.
+    if not name:
+        return "~root"
+    return "__metadata__~" if name == "__metadata__" else name
