@@ -7,6 +7,8 @@ say (the library, the byte order, complex128, a long text) is the array's ``kind
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import attrgetter, methodcaller
 from typing import Any, NamedTuple, TypeAlias
 
 import ml_dtypes
@@ -31,6 +33,7 @@ __all__ = [
     "is_array",
     "present",
     "stored",
+    "traits",
 ]
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
@@ -58,6 +61,11 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "C64": np.dtype("<c8"),
 }
 NAMES: dict[np.dtype[Any], str] = {dtype: name for name, dtype in DTYPES.items()}
+
+_SHAPED = (attrgetter("dtype"), attrgetter("shape"))
+_NUMPY_TRAITS = _SHAPED
+_TORCH_TRAITS = (*_SHAPED, attrgetter("layout"), attrgetter("is_meta"))
+_JAX_TRAITS = (*_SHAPED, attrgetter("is_fully_addressable"), methodcaller("is_deleted"))
 
 _C128 = np.dtype("<c16")
 _TEXT_KINDS = frozenset({"str", "bytes", "bytearray"})
@@ -110,6 +118,18 @@ def describe(value: object) -> ArraySpec:
     if torch_arrays.is_tensor(value):
         return ArraySpec(*torch_arrays.describe(value))
     return ArraySpec(*jax_arrays.describe(value, NAMES))
+
+
+def traits(value: object) -> tuple[Callable[[Any], object], ...]:
+    """Give the questions that, together with the type, decide what :func:`describe` says of an array.
+
+    Two arrays of one type that answer them equally are stored alike. Text and bytes have none: look at them.
+    """
+    if isinstance(value, np.ndarray):
+        return _NUMPY_TRAITS
+    if type(value) in _BY_TYPE:
+        return ()
+    return _TORCH_TRAITS if torch_arrays.is_tensor(value) else _JAX_TRAITS
 
 
 def _describe_numpy(value: Array) -> ArraySpec:

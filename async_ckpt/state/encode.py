@@ -17,13 +17,37 @@ from .parse import MAX_DEPTH
 from .paths import join
 from .scalars import PLAIN_TYPES, encode_bytes, encode_key, encode_scalar
 
-__all__ = ["INLINE_LIMIT", "Encoder", "Sink", "inline", "unsupported"]
+__all__ = [
+    "INLINE_LIMIT",
+    "LARGE",
+    "SIZED",
+    "Ask",
+    "Encoder",
+    "Opened",
+    "Sink",
+    "captured",
+    "inline",
+    "is_large",
+    "state_dict",
+    "unsupported",
+]
 
 INLINE_LIMIT = 16 * 2**20
 """Bytes of one array that may stand in JSON."""
 
 _LABELLED = frozenset({"namedtuple", "dataclass", "node"})
-_SIZED = frozenset({str, bytes, bytearray})
+
+LARGE = 1024
+"""Characters or bytes; longer text and bytes become tensors instead of burdening the manifest."""
+
+SIZED = frozenset({str, bytes, bytearray})
+"""What may be large."""
+
+Opened: TypeAlias = tuple[type, Branch | None]
+"""A container that was opened: its type, and what was found, or None if it was asked for its state."""
+
+Ask: TypeAlias = Callable[[Any], Any]
+"""Gives the state of an object that has ``state_dict()``."""
 
 Sink: TypeAlias = Callable[[str, Any, ArraySpec], Json]
 """Takes in an array (path, value, spec) and gives what stands for it in the structure."""
@@ -32,6 +56,21 @@ Sink: TypeAlias = Callable[[str, Any, ArraySpec], Json]
 def unsupported(path: str, what: str) -> UnsupportedLeafError:
     """Make the error for the value at ``path``."""
     return UnsupportedLeafError(f"{path or 'the root of the state'}: cannot save {what}", path=path)
+
+
+def is_large(value: str | bytes | bytearray) -> bool:
+    """Say whether a text is kept as a tensor."""
+    return len(value) > LARGE
+
+
+def captured(value: str | bytes | bytearray) -> str | bytes:
+    """Give a large text as it stands now; as bytes, for numpy would lock the size of a bytearray."""
+    return value if isinstance(value, str) else bytes(value)
+
+
+def state_dict(value: Any) -> Any:
+    """Ask an object for its state."""
+    return value.state_dict()
 
 
 def inline(path: str, value: Any, spec: ArraySpec) -> Json:
@@ -51,13 +90,25 @@ class Encoder:
     Args:
         namespace: The optree namespace in which nodes are looked up.
         sink: Takes the arrays.
-        large: Text and bytes longer than this go to the sink as well; None never sends any.
+        texts: Whether large text and bytes go to the sink as well.
+        ask: Gives the state of an object that has ``state_dict()``.
+        opened: Where to note the containers that are opened, each before its children.
     """
 
-    def __init__(self, namespace: str, sink: Sink, *, large: int | None = None) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        sink: Sink,
+        *,
+        texts: bool = False,
+        ask: Ask = state_dict,
+        opened: list[Opened] | None = None,
+    ) -> None:
         self._namespace = namespace
         self._sink = sink
-        self._large = large
+        self._texts = texts
+        self._ask = ask
+        self._opened = opened
         self._open: set[int] = set()
 
     def encode(self, value: Any) -> Json:
@@ -72,6 +123,15 @@ class Encoder:
             # Its traceback is a thousand equal lines; the caller's own stack was deep already.
             msg = "the state is nested too deeply for the stack that is left"
             raise UnsupportedLeafError(msg, path="") from None
+
+    def encode_at(self, value: Any, depth: int) -> Json:
+        """Give the structure of a part of a tree, ``depth`` levels below its root.
+
+        Raises:
+            UnsupportedLeafError: As :meth:`encode`; the path begins at ``value``.
+            RecursionError: It is nested too deeply for the stack that is left.
+        """
+        return self._encode(value, "", depth)
 
     def _encode(self, value: Any, path: str, depth: int) -> Json:
         try:
@@ -93,23 +153,32 @@ class Encoder:
         self._open.add(id(value))
         try:
             if is_stateful(value):
-                return [
-                    "stateful",
-                    type(value).__qualname__,
-                    self._encode(_ask(value, path), path, depth + 1),
-                ]
+                self._note(value, None)
+                inner = self._state_of(value, path)
+                return ["stateful", type(value).__qualname__, self._encode(inner, path, depth + 1)]
             branch = open_node(value, self._namespace)
             if branch is None:
                 raise unsupported(path, words(value))
+            self._note(value, branch)
             return self._branch(branch, path, depth + 1)
         finally:
             self._open.discard(id(value))
 
+    def _note(self, value: Any, branch: Branch | None) -> None:
+        if self._opened is not None:
+            self._opened.append((type(value), branch))
+
+    def _state_of(self, value: Any, path: str) -> Any:
+        try:
+            return self._ask(value)
+        except Exception as error:
+            place = path or "the root"
+            error.add_note(f"raised by state_dict() of the {type(value).__qualname__} at {place}")
+            raise
+
     def _plain(self, value: Any, path: str) -> Json:
-        if self._large is not None and type(value) in _SIZED and len(value) > self._large:
-            # A copy: the caller may go on appending to a bytearray, and numpy would lock its size.
-            captured = value if type(value) is str else bytes(value)
-            return self._sink(path, captured, describe(value))
+        if self._texts and type(value) in SIZED and is_large(value):
+            return self._sink(path, captured(value), describe(value))
         return encode_scalar(value)
 
     def _branch(self, branch: Branch, path: str, depth: int) -> Json:
@@ -127,11 +196,3 @@ class Encoder:
                     raise unsupported(place, str(error)) from None
             out.append(self._encode(child, place, depth))
         return out
-
-
-def _ask(value: Any, path: str) -> Any:
-    try:
-        return value.state_dict()
-    except Exception as error:
-        error.add_note(f"raised by state_dict() of the {type(value).__qualname__} at {path or 'the root'}")
-        raise

@@ -12,7 +12,7 @@ from .dtypes import Json
 from .layout import TensorSpec
 from .paths import slugs
 
-__all__ = ["Outline", "Skeleton"]
+__all__ = ["Outline", "Skeleton", "children_at", "is_leaf"]
 
 _SHARED_GROUP = "state"
 _GROUPING = frozenset({"dict", "odict", "namedtuple", "dataclass"})
@@ -68,15 +68,15 @@ class Skeleton:
 
     def _split(self, node: Any) -> tuple[bool, _Frame | None]:
         """Say whether there are arrays below, and give what has to be filled in if so."""
-        if _is_leaf(node):
+        if is_leaf(node):
             return True, None
-        where = _CHILDREN.get(node[0]) if isinstance(node, list) else None
+        where = children_at(node)
         if where is None:
             return False, None
         before = self.holes
         found = False
         filled: list[tuple[int, _Frame | None]] = []
-        for at in range(where[0], len(node), where[1]):
+        for at in where:
             below, frame = self._split(node[at])
             if not below:
                 self.holes += 1
@@ -107,14 +107,20 @@ class Skeleton:
         _empty(self._frame, structure, found)
         return found
 
-
     def same(self, other: Skeleton) -> bool:
         """Say whether ``other`` is the same tree with the same holes."""
         return self.pieces == other.pieces
 
 
-def _is_leaf(node: Any) -> bool:
+def is_leaf(node: Any) -> bool:
+    """Say whether a node of a structure is an array in a file."""
     return isinstance(node, list) and node[0] == "array"
+
+
+def children_at(node: Any) -> range | None:
+    """Say where in the list of a container its children stand; None for any other node."""
+    where = _CHILDREN.get(node[0]) if isinstance(node, list) else None
+    return None if where is None else range(where[0], len(node), where[1])
 
 
 def _fill(frame: _Frame, values: Iterator[Json]) -> Json:
@@ -141,7 +147,7 @@ def _pieces(structure: Any) -> list[bytes]:
         if node is _HOLE:
             out.append(b"".join(piece))
             piece.clear()
-        elif isinstance(node, list) and node[0] in _CHILDREN:
+        elif children_at(node) is not None:
             for at, child in enumerate(node):
                 piece.append(b"," if at else b"[")
                 spell(child)

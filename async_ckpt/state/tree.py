@@ -6,21 +6,21 @@ twice. The grammar of the structure is in :mod:`async_ckpt.state.parse`.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from .arrays import ArraySpec
 from .build import build
 from .dtypes import Json
-from .encode import Encoder
+from .encode import Ask, Encoder, Opened, state_dict
 from .layout import TensorSpec
 from .outline import Outline
 from .parse import choose, parse
+from .route import Route
 
 __all__ = ["Flat", "Flattener", "Leaf", "Outline", "flatten", "select", "unflatten"]
 
-LARGE = 1024
-"""Characters or bytes; longer text and bytes become tensors instead of burdening the manifest."""
 
 class Leaf(NamedTuple):
     """An array of the state.
@@ -95,15 +95,7 @@ def flatten(state: Any, *, namespace: str = "") -> Flat:
         UnsupportedLeafError: Something in it cannot be saved; ``path`` says where. Nothing was changed.
         Exception: What a ``state_dict()`` raised.
     """
-    found: list[tuple[str, Any, ArraySpec]] = []
-
-    def sink(path: str, value: Any, spec: ArraySpec) -> Json:
-        found.append((path, value, spec))
-        return ["array", len(found) - 1, spec.kind]
-
-    structure = Encoder(namespace, sink, large=LARGE).encode(state)
-    outline = Outline(structure, [path for path, _, _ in found], [spec for _, _, spec in found])
-    return Flat(outline, [value for _, value, _ in found], outline.skeleton.empty(structure))
+    return Flattener(namespace).flatten(state)
 
 
 class Flattener:
@@ -118,16 +110,72 @@ class Flattener:
 
     def __init__(self, namespace: str = "") -> None:
         self._namespace = namespace
-        self._last: Outline | None = None
+        self._last: tuple[Route, Outline] | None = None
 
     def flatten(self, state: Any) -> Flat:
         """Give what :func:`flatten` gives, sooner; raises as it does."""
-        flat = flatten(state, namespace=self._namespace)
-        last = self._last
-        if last is not None and last.same(flat.outline):
-            return Flat(last, flat.values, flat.holes)
-        self._last = flat.outline
-        return flat
+        answers = _Answers()
+        if self._last is not None:
+            route, outline = self._last
+            found = route.follow(state, answers.ask)
+            if found is not None:
+                return Flat(outline, *found)
+        return self._walk(state, answers.again)
+
+    def _walk(self, state: Any, ask: Ask) -> Flat:
+        paths: list[str] = []
+        values: list[Any] = []
+        specs: list[ArraySpec] = []
+        opened: list[Opened] = []
+
+        def sink(path: str, value: Any, spec: ArraySpec) -> Json:
+            paths.append(path)
+            values.append(value)
+            specs.append(spec)
+            return ["array", len(values) - 1, spec.kind]
+
+        encoder = Encoder(self._namespace, sink, texts=True, ask=ask, opened=opened)
+        structure = encoder.encode(state)
+        outline = Outline(structure, paths, specs)
+        if self._last is not None and self._last[1].same(outline):
+            outline = self._last[1]
+        self._last = Route(self._namespace, structure, opened, values, specs), outline
+        return Flat(outline, values, outline.skeleton.empty(structure))
+
+
+class _Answers:
+    """What objects said about their state in an attempt that came to nothing; nobody is asked twice."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, deque[tuple[Any, Any, Exception | None]]] = {}
+
+    def ask(self, value: Any) -> Any:
+        """Ask an object and remember its answer; raises ``_Unanswered`` for whatever it raised."""
+        answer: Any = None
+        failure: Exception | None = None
+        try:
+            answer = state_dict(value)
+        except Exception as error:  # noqa: BLE001 - raised when it is asked again
+            failure = error
+        # The object too: as long as it lives, nothing else has its id.
+        self._kept.setdefault(id(value), deque()).append((value, answer, failure))
+        if failure is not None:
+            raise _Unanswered
+        return answer
+
+    def again(self, value: Any) -> Any:
+        """Give the answers of an object in their order; ask once they are used up."""
+        kept = self._kept.get(id(value))
+        if not kept:
+            return state_dict(value)
+        _, answer, failure = kept.popleft()
+        if failure is not None:
+            raise failure
+        return answer
+
+
+class _Unanswered(Exception):  # noqa: N818 - the name says what is the case
+    """Stands for what a ``state_dict()`` raised, which nobody but the full walk may touch."""
 
 
 def unflatten(structure: Any, arrays: Sequence[Any], *, only: str | Iterable[str] | None = None) -> Any:
