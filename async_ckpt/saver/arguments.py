@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,35 @@ if TYPE_CHECKING:
 
     from async_ckpt.state.dtypes import Json
 
-__all__ = ["encoded_listeners", "encoded_metadata", "encoded_metrics", "step_number", "what_to_keep"]
+__all__ = [
+    "encoded_listeners",
+    "encoded_metadata",
+    "encoded_metrics",
+    "positive_or_none",
+    "step_number",
+    "what_to_keep",
+]
+
+
+def positive_or_none(name: str, value: object, *, least: int | None = None) -> None:
+    """Refuse what is neither None nor a finite number above zero, or is below ``least`` where that is given.
+
+    With ``least`` it has to be an integer.
+
+    Raises:
+        ValueError: It is out of range.
+        TypeError: It is not a number, or not an integer where one is asked for.
+    """
+    if value is None:
+        return
+    kinds = (int,) if least is not None else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        kind = "an integer" if least is not None else "a number"
+        raise TypeError(f"{name} has to be {kind} or None, not {value!r}")
+    if least is not None and value < least:
+        raise ValueError(f"{name} has to be at least {least}, not {value!r}")
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name} has to be above zero and finite, not {value!r}")
 
 
 def step_number(step: object) -> int:

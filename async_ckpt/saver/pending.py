@@ -27,6 +27,7 @@ class PendingSave:
 
     Attributes:
         step: The step it is the checkpoint of.
+        reused_bytes: Bytes of files that were linked, for nothing in them had changed.
     """
 
     def __init__(self, step: int, *, held: bool, left: Callable[[], None]) -> None:
@@ -46,6 +47,8 @@ class PendingSave:
         self._allowed = asyncio.Event()
         self._released = asyncio.Event()
         self._over = asyncio.Event()
+        self._on_release: list[Callable[[], None]] = []
+        self.reused_bytes = 0
         if not held:
             self._allowed.set()
 
@@ -140,6 +143,9 @@ class PendingSave:
         """Give the staged memory of a held save back, so that the next one can be staged."""
         self._view = None
         self._released.set()
+        called, self._on_release = self._on_release, []
+        for call in called:
+            call()
 
     # -- told by the task that does the work --------------------------------------------------------
 
@@ -160,10 +166,25 @@ class PendingSave:
 
         return report
 
+    def _reuse(self, file: int, nbytes: int) -> None:
+        self.reused_bytes += nbytes
+        self._written_bytes[file] = nbytes
+
     def _stopped(self) -> bool:
         return self._stop
 
-    def _offer(self, view: Callable[[], Any]) -> None:
+    def _when_released(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called once nobody may look at the memory any more; at once if that is so."""
+        if self._released.is_set():
+            call()
+        else:
+            self._on_release.append(call)
+
+    def _lose_view(self) -> None:
+        """Somebody else gets the memory; the files hold the same."""
+        self._view = None
+
+    def _offer(self, view: Callable[[], Any] | None) -> None:
         self._copied = True
         if not self._released.is_set():
             self._view = view

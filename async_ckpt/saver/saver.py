@@ -19,14 +19,15 @@ from async_ckpt.saver.arguments import (
     what_to_keep,
 )
 from async_ckpt.saver.catalog import Catalog
+from async_ckpt.saver.engine import Engine
 from async_ckpt.saver.gate import Gate, Mutation
 from async_ckpt.saver.keeping import Keeper
 from async_ckpt.saver.line import Line
 from async_ckpt.saver.pending import PendingSave
 from async_ckpt.saver.records import Checkpoint, Restored, VerifyResult
 from async_ckpt.saver.restoring import Reader
-from async_ckpt.saver.writing import Labels, Writer
-from async_ckpt.state.tree import Flat, flatten
+from async_ckpt.saver.writing import Labels, Options, Writer
+from async_ckpt.state.tree import Flat, Flattener
 from async_ckpt.storage.local import LocalStore
 from async_ckpt.storage.records import Report
 from async_ckpt.storage.store import Store
@@ -56,10 +57,22 @@ class Saver:
             ``staged()`` is the caller's affair, and :meth:`mutating` is safe either way.
         clock: Where ``created`` comes from.
         max_shard_bytes: Bytes of tensors per file; None writes one file per top-level key.
+        staging_bytes: Bytes of memory that a state may be staged in, at least 1 MiB; None for as many as
+            it needs. A larger state goes through that much memory while it is written, so it may only
+            change again when nearly all of it is on disk.
+        io_bytes_per_sec: Bytes per second that are written; None for no limit.
+        reuse_unchanged: Link files in which no byte changed since the checkpoint before, instead of
+            writing them again. Every checkpoint stays complete by itself when others are deleted; damage
+            to such a file on disk is damage to all that share it.
+        validate_staging: Read the state again after each copy, and fail a save whose state was changed
+            under the copy; names the tensors. Costs another pass over the state.
+        engine: Threads, memory and bandwidth shared with other savers; it brings its own limits, and is
+            closed by whoever made it. None makes one for this saver alone.
 
     Raises:
         ValueError: A number is out of range, or ``keep`` is combined with
-            ``keep_checkpoint_every_n_hours``.
+            ``keep_checkpoint_every_n_hours``, or ``engine`` with ``staging_bytes`` or
+            ``io_bytes_per_sec``.
     """
 
     def __init__(
@@ -72,12 +85,22 @@ class Saver:
         staging: Literal["copy", "overlap"] = "copy",
         clock: Clock | None = None,
         max_shard_bytes: int | None = None,
+        staging_bytes: int | None = None,
+        io_bytes_per_sec: float | None = None,
+        reuse_unchanged: bool = False,
+        validate_staging: bool = False,
+        engine: Engine | None = None,
     ) -> None:
         if staging not in ("copy", "overlap"):
             raise ValueError(f"staging is 'copy' or 'overlap', not {staging!r}")
         if max_shard_bytes is not None and not max_shard_bytes > 0:
             raise ValueError(f"max_shard_bytes must be above zero, not {max_shard_bytes!r}")
+        if engine is not None and not (staging_bytes is None and io_bytes_per_sec is None):
+            raise ValueError("staging_bytes and io_bytes_per_sec belong to the engine given")
         self.staging = staging
+        self._owns_engine = engine is None
+        self._engine = engine or Engine(staging_bytes=staging_bytes, io_bytes_per_sec=io_bytes_per_sec)
+        self._flattener = Flattener()
         policy = what_to_keep(max_to_keep, keep, keep_checkpoint_every_n_hours)
         self._clock: Clock = RealClock() if clock is None else clock
         self._store: Store = LocalStore(directory) if isinstance(directory, str | os.PathLike) else directory
@@ -85,7 +108,8 @@ class Saver:
         self._worker = Worker("async-ckpt-read")
         self._catalog = Catalog(self._store, self._worker)
         self._reader = Reader(self._store, self._catalog, self._worker)
-        self._writer = Writer(self._store, self._gate, max_shard_bytes=max_shard_bytes)
+        options = Options(max_shard_bytes, bool(reuse_unchanged), bool(validate_staging))
+        self._writer = Writer(self._store, self._gate, self._catalog, self._engine, options)
         self._line = Line(self._gate, self._writer, self._settle, self._store.location)
         self._keeper = Keeper(self._store, self._catalog, self._worker, policy, self._line.uncertain)
         self._closing: asyncio.Task[None] | None = None
@@ -130,8 +154,8 @@ class Saver:
         number = self._check_start(step)
         # Whoever is changing the state right now was first, and what they change belongs in this copy.
         changing = self._gate.changing()
-        flat = flatten(state)
-        take = (lambda: flatten(state)) if changing else (lambda: flat)
+        flat = self._flatten(state)
+        take = (lambda: self._flatten(state)) if changing else (lambda: flat)
         return self._line.join(take, number, labels, held=False)
 
     async def save(
@@ -155,6 +179,25 @@ class Saver:
     async def drain(self) -> None:
         """Wait until nothing is in flight. Failures are for those who await the saves, and :meth:`aclose`."""
         await self._line.drain()
+
+    async def prepare(self, state: Any) -> None:
+        """Have places and memory ready for a state of this structure, before its first save.
+
+        Fresh memory is many times slower at its first use. A save that is asked for meanwhile goes first.
+        May be called again, and does nothing while a save is in flight.
+
+        Args:
+            state: As for :meth:`start_save`; it is looked at now, and not kept.
+
+        Raises:
+            UnsupportedLeafError: The state cannot be saved.
+            OSError: The operating system has no such memory.
+            ProtocolError: The saver is closed.
+
+        Cancellation: what was made ready stays so; no thread is left behind.
+        """
+        self._check_open()
+        await self._prepare_flat(self._flatten(state))
 
     def mutating(self) -> Mutation:
         """A block of code that changes the state: ``async with``, or plain ``with`` in a thread.
@@ -304,9 +347,13 @@ class Saver:
 
     # -- for the saver hook --------------------------------------------------------------------------
 
+    async def _prepare_flat(self, flat: Flat) -> None:
+        """Do what :meth:`prepare` does, for a state that was taken apart."""
+        await self._writer.prepare(flat)
+
     def _flatten(self, state: Any) -> Flat:
         """Take a state apart; may be called in any thread."""
-        return flatten(state)
+        return self._flattener.flatten(state)
 
     def _start(
         self,
@@ -406,6 +453,8 @@ class Saver:
         finally:
             self._writer.close()
             self._worker.close()
+            if self._owns_engine:
+                self._engine._close()
 
     def _check_open(self) -> None:
         if self._closing is not None:

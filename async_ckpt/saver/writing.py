@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import anyio
-
 from async_ckpt.errors import DirectoryLockedError, SaveError, UnsupportedLeafError
-from async_ckpt.saver.image import Image, Label
+from async_ckpt.saver.files import Before, Files
 from async_ckpt.saver.records import Checkpoint
-from async_ckpt.state.arena import Arena
-from async_ckpt.state.layout import Layout, plan
-from async_ckpt.state.staging import stage_across
+from async_ckpt.saver.reuse import before_of, latest_before
+from async_ckpt.saver.staged import Plan, Staged, planned
+from async_ckpt.saver.warming import Warming
+from async_ckpt.state.staging import stage
 from async_ckpt.storage.manifest import encode_manifest
 from async_ckpt.storage.names import MANIFEST, step_name
-from async_ckpt.storage.records import Manifest
-from async_ckpt.system.threads import Worker, finish
+from async_ckpt.storage.records import FileEntry, Manifest, TensorEntry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from async_ckpt.saver.catalog import Catalog
+    from async_ckpt.saver.engine import Engine
     from async_ckpt.saver.gate import Gate, Place
     from async_ckpt.saver.pending import PendingSave
+    from async_ckpt.state.digesting import Digests
     from async_ckpt.state.dtypes import Json
     from async_ckpt.state.tree import Flat
-    from async_ckpt.storage.records import FileEntry, TensorEntry
     from async_ckpt.storage.store import Store
 
-__all__ = ["FILES_ABREAST", "Job", "Labels", "Writer"]
-
-COPY_THREADS = 4
-"""More threads than this do not copy faster: they share the memory's bandwidth."""
-
-
-FILES_ABREAST = 4
-"""How many files of one checkpoint are written at the same time."""
+__all__ = ["Job", "Labels", "Options", "Writer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +65,8 @@ class Job:
             is taken apart again when the copy starts.
         labels: What else goes into the manifest.
         held: Whether it waits for permission to rename and is released by hand.
+        attempt: Its attempt at the store, once there is one.
+        staged: Its state in memory, once it is there.
     """
 
     pending: PendingSave
@@ -79,26 +75,43 @@ class Job:
     labels: Labels
     held: bool
     attempt: str | None = field(default=None)
+    staged: Staged | None = field(default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a saver writes; see :class:`async_ckpt.saver.Saver`."""
+
+    max_shard_bytes: int | None = None
+    reuse_unchanged: bool = False
+    validate_staging: bool = False
 
 
 class Writer:
     """Writes the saves of one saver, one at a time."""
 
-    def __init__(self, store: Store, gate: Gate, *, max_shard_bytes: int | None) -> None:
+    def __init__(self, store: Store, gate: Gate, catalog: Catalog, engine: Engine, options: Options) -> None:
         self._store = store
         self._gate = gate
-        self._max_shard_bytes = max_shard_bytes
-        self._arena = Arena()
-        self._layout: tuple[tuple[Any, ...], Layout] | None = None
-        self._copy_threads = min(COPY_THREADS, os.cpu_count() or 1)
-        self._copier = Worker("async-ckpt-copy", threads=self._copy_threads)
-        self._digester = Worker("async-ckpt-digest")
+        self._catalog = catalog
+        self._engine = engine
+        self._options = options
+        self._plan: Plan | None = None
+        self._before: Before | None = None
+        self._warming = Warming(engine, self)
+        self._busy = False
 
     def close(self) -> None:
-        """Let threads and memory go; nothing may be in flight."""
-        self._copier.close()
-        self._digester.close()
-        self._arena.close()
+        """Let the memory go; nothing may be in flight."""
+        self._engine._memory.forget(self)
+
+    async def prepare(self, flat: Flat) -> None:
+        """See :meth:`Saver.prepare`."""
+        self._engine._check_open()
+        if not self._busy:
+            plan = await self._planned(flat)
+            if not self._busy:
+                await self._warming.warm(plan.placing.nbytes)
 
     async def save(self, job: Job) -> Checkpoint:
         """Take one save from the live state to the rename.
@@ -109,7 +122,9 @@ class Writer:
             DirectoryLockedError: Another writer holds the directory.
             BaseException: The task itself was ended; nothing of the save is left either.
         """
+        self._busy = True
         try:
+            await self._warming.end()
             return await self._save(job)
         except GeneratorExit:
             raise  # the loop is gone, and nothing can be awaited any more
@@ -126,131 +141,200 @@ class Writer:
             if not isinstance(error, Exception):
                 raise
             raise self._as_save_error(job.pending.step, error) from error
+        finally:
+            self._busy = False
+            self._let_go_of_memory(job)
 
     async def _save(self, job: Job) -> Checkpoint:
         pending, step = job.pending, job.pending.step
-        image = await self._stage(job)
-        pending._offer(image.view)
-        self._check(pending)
+        staged = await self._stage(job)
         await self._store.open()
+        before = await self._unchanged_files()
         job.attempt = await self._store.begin(step)
-        pending._move("writing")
-        files, tensors = await self._write_files(job, job.attempt, image)
-        await self._write_manifest(job, job.attempt, image, files, tensors)
+        if not staged.plan.placing.live:
+            pending._move("writing")
+        digests = await self._write_files(job, job.attempt, staged, before)
+        await self._write_manifest(job, job.attempt, staged, digests)
         self._check(pending)
         pending._move("written")
+        self._offer_memory(job, staged)
         await pending._allowed.wait()
         self._check(pending)
         # No await between the last look and this: `cancel()` is answered by what happens next.
         pending._move("committing")
+        # Unless the commit succeeds, what lies under this step is not known without a look.
+        self._before = None
         await self._store.commit(job.attempt, step)
+        if self._options.reuse_unchanged:
+            self._before = before_of(step, staged.plan.layout, digests)
         return Checkpoint(
             step=step,
             path=f"{self._store.location}/{step_name(step)}",
-            bytes=image.bytes,
+            bytes=staged.bytes,
             metrics=dict(job.labels.metrics),
             metadata=dict(job.labels.metadata),
             created=job.labels.created,
         )
 
-    async def _stage(self, job: Job) -> Image:
+    # -- into memory ---------------------------------------------------------------------------------
+
+    async def _stage(self, job: Job) -> Staged:
+        """Give the state its memory, and copy it unless it is to be read while it is written."""
         pending = job.pending
         await self._gate.entered(job.place)
         self._check(pending)
         pending._move("staging")
+        self._engine._check_open()
         flat = job.flatten()
-        image = await self._copier.call(self._prepare, flat)
-        pending._plan([file.size for file in image.layout.files])
-        await stage_across(
-            image.layout, flat.leaves, image.memory, worker=self._copier, threads=self._copy_threads
+        plan = await self._planned(flat)
+        loan = await self._engine._memory.lend(plan.placing.nbytes, self)
+        staged = job.staged = Staged(plan, flat, loan)
+        if any(plan.constant):
+            await self._engine._copier.call(staged.hold)
+        pending._plan([file.size for file in plan.layout.files])
+        if plan.placing.live:
+            return staged
+        engine = self._engine
+        await stage(
+            plan.layout,
+            plan.placing,
+            staged.copier,
+            staged.memory,
+            worker=engine._copier,
+            threads=engine._copy_threads,
         )
-        self._gate.leave(job.place)
-        return image
+        loan.arena.warm = plan.placing.nbytes
+        if self._options.validate_staging:
+            self._judge(staged, await engine._copier.call(staged.changed))
+        self._copied(job, staged)
+        return staged
 
-    def _prepare(self, flat: Flat) -> Image:
-        """Find the places and the memory. Runs in a thread; a layout is planned once per structure."""
-        specs = flat.specs
-        key = Layout.key(specs)
-        if self._layout is None or self._layout[0] != key:
-            self._layout = (key, plan(specs, max_shard_bytes=self._max_shard_bytes))
-        layout = self._layout[1]
-        labels = [Label(leaf.path, leaf.name, leaf.spec) for leaf in flat.leaves]
-        return Image(layout, specs, labels, flat.structure, self._arena.reserve(layout.total))
+    async def _planned(self, flat: Flat) -> Plan:
+        last = self._plan
+        if last is None or last.outline is not flat.outline:
+            self._plan = last = await self._engine._copier.call(self._make_plan, flat)
+        return last
+
+    def _make_plan(self, flat: Flat) -> Plan:
+        return planned(
+            flat, None, max_shard_bytes=self._options.max_shard_bytes, limit=self._engine.staging_bytes
+        )
+
+    def _copied(self, job: Job, staged: Staged) -> None:
+        """From here on the live state may change."""
+        self._gate.leave(job.place)
+        job.pending._offer(staged.view())
+
+    def _judge(self, staged: Staged, indices: list[int]) -> None:
+        if indices:
+            paths = staged.plan.outline.paths
+            names = ", ".join(paths[index] for index in indices[:10])
+            more = f" and {len(indices) - 10} more" if len(indices) > 10 else ""  # noqa: PLR2004
+            message = (
+                f"{names}{more} changed while being copied; change the state inside mutating(), "
+                "or after staged()"
+            )
+            raise SaveError(message)
+
+    # -- memory --------------------------------------------------------------------------------------
+
+    def _offer_memory(self, job: Job, staged: Staged) -> None:
+        """Everything is on disk: memory that others wait for is theirs, and the view is read from there."""
+        if staged.loan is not None:
+
+            def give_up() -> None:
+                job.pending._lose_view()
+                self._give_back(staged)
+
+            self._engine._memory.may_give_up(staged.loan, give_up)
+
+    def _let_go_of_memory(self, job: Job) -> None:
+        """No thread works for the save any more: its memory is free as soon as nobody may look at it."""
+        staged, job.staged = job.staged, None
+        if staged is not None:
+            job.pending._when_released(lambda: self._give_back(staged))
+
+    def _give_back(self, staged: Staged) -> None:
+        loan = staged.drop()
+        if loan is not None:
+            self._engine._memory.give_back(loan)
+
+    # -- to the disk ---------------------------------------------------------------------------------
+
+    async def _unchanged_files(self) -> Before | None:
+        if not self._options.reuse_unchanged:
+            return None
+        if self._before is None:
+            self._before = await latest_before(self._catalog, self._store)
+        return self._before
 
     async def _write_files(
-        self, job: Job, attempt: str, image: Image
-    ) -> tuple[tuple[FileEntry, ...], tuple[TensorEntry, ...]]:
-        """Write the tensor files side by side, and digest them meanwhile.
+        self, job: Job, attempt: str, staged: Staged, before: Before | None
+    ) -> Digests:
+        loop = asyncio.get_running_loop()
 
-        The first file that fails stops the others; all of them are waited for, so no thread still writes
-        when this returns.
-        """
-        pending = job.pending
-        failures: list[BaseException] = []
+        def copied() -> None:
+            if not job.pending.done():
+                job.pending._move("writing")
+                self._copied(job, staged)
 
-        def stopped() -> bool:
-            return bool(failures) or pending._stopped()
-
-        waiting = iter(enumerate(image.layout.files))
-
-        async def write_some() -> None:
-            for number, file in waiting:
-                if stopped():
-                    return
-                try:
-                    await self._store.write(
-                        attempt,
-                        file.name,
-                        image.file(file),
-                        progress=pending._progress(number),
-                        stopped=stopped,
-                    )
-                except BaseException as error:  # noqa: BLE001 - raised below, when every thread has ended
-                    failures.append(error)
-                    return
-
-        digesting = self._digester.submit(image.entries, stopped)
-        try:
-            async with anyio.create_task_group() as group:
-                for _ in range(min(FILES_ABREAST, len(image.layout.files))):
-                    group.start_soon(write_some)
-        finally:
-            outcome = await finish(digesting)
-        if failures:
-            raise failures[0]
-        entries = outcome.unwrap()
-        if entries is None:
-            raise pending._cancelled()
-        return entries
-
-    async def _write_manifest(
-        self,
-        job: Job,
-        attempt: str,
-        image: Image,
-        files: tuple[FileEntry, ...],
-        tensors: tuple[TensorEntry, ...],
-    ) -> None:
-        labels, pending = job.labels, job.pending
-        manifest = Manifest(
-            step=pending.step,
-            attempt=attempt,
-            created=labels.created,
-            expects_report=labels.expects_report,
-            metrics=labels.encoded[0],
-            metadata=labels.encoded[1],
-            files=files,
-            tensors=tensors,
-            tree=image.structure,
-            listeners=dict(labels.listeners),
+        files = Files(
+            self._store,
+            self._engine,
+            attempt,
+            staged,
+            job.pending,
+            before,
+            lambda: loop.call_soon_threadsafe(copied),
+            judge=partial(self._judge, staged) if self._options.validate_staging else None,
         )
-        data = await self._digester.call(encode_manifest, manifest)
+        return await files.write()
+
+    async def _write_manifest(self, job: Job, attempt: str, staged: Staged, digests: Digests) -> None:
+        data = await self._engine._digester.call(self._manifest, job, attempt, staged, digests)
         await self._store.write(
             attempt,
             MANIFEST,
             memoryview(data),
             progress=_ignore,
-            stopped=pending._stopped,
+            stopped=job.pending._stopped,
+        )
+
+    def _manifest(self, job: Job, attempt: str, staged: Staged, digests: Digests) -> bytes:
+        labels, plan = job.labels, staged.plan
+        files = tuple(
+            FileEntry(name=file.name, bytes=file.size, header_bytes=file.header_bytes, header_digest=found.header)
+            for file, found in zip(plan.layout.files, digests, strict=True)
+        )
+        tensors: list[Any] = [None] * len(plan.outline)
+        for number, (file, found) in enumerate(zip(plan.layout.files, digests, strict=True)):
+            for placed, digest in zip(file.tensors, found.tensors, strict=True):
+                index = placed.index
+                spec = plan.outline.specs[index]
+                tensors[index] = TensorEntry(
+                    path=plan.outline.paths[index],
+                    name=plan.outline.names[index],
+                    file=number,
+                    dtype=spec.dtype,
+                    shape=spec.shape,
+                    offset=placed.offset_in_file,
+                    bytes=placed.nbytes,
+                    digest=digest,
+                    kind=spec.kind,
+                )
+        return encode_manifest(
+            Manifest(
+                step=job.pending.step,
+                attempt=attempt,
+                created=labels.created,
+                expects_report=labels.expects_report,
+                metrics=labels.encoded[0],
+                metadata=labels.encoded[1],
+                files=files,
+                tensors=tuple(tensors),
+                tree=staged.flat.structure,
+                listeners=dict(labels.listeners),
+            )
         )
 
     def _check(self, pending: PendingSave) -> None:

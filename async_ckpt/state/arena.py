@@ -27,9 +27,14 @@ PIECE = 8 * HUGE
 
 
 class Arena:
-    """One growing stretch of anonymous memory, for one owner and one thread at a time."""
+    """One growing stretch of anonymous memory, for one owner and one thread at a time.
+
+    Attributes:
+        warm: Bytes from its start that are known to have been touched; kept by whoever touches them.
+    """
 
     def __init__(self) -> None:
+        self.warm = 0
         self._map: mmap.mmap | None = None
         self._root: weakref.ref[npt.NDArray[np.uint8]] | None = None
 
@@ -75,6 +80,7 @@ class Arena:
             # Before the new pages are asked for, so that growing does not need both at once.
             self.close()
             self._map = _pages(nbytes)
+            self.warm = 0
         return memoryview(self.lend().data)[:nbytes]
 
     def close(self) -> None:

@@ -89,9 +89,9 @@ def place(layout: Layout, constant: Sequence[bool], limit: int | None = None) ->
                     stash[placed.index] = at
                     at += _up(placed.nbytes, 64)
     at = _up(at)
-    window = _window(at, streamed, None) if streamed else None
-    total = at + (window.nbytes if window else 0)
-    if limit is None or total <= limit:
+    if limit is None or at + (LEAST_WINDOW if streamed else 0) <= limit:
+        window = _window(at, streamed, None if limit is None else limit - at) if streamed else None
+        total = at + (window.nbytes if window else 0)
         return Placing(tuple(images), stash, window, live=False, nbytes=total)
     window = _window(0, [file.size for file in layout.files], limit)
     return Placing((None,) * len(layout.files), {}, window, live=True, nbytes=window.nbytes)
@@ -99,7 +99,7 @@ def place(layout: Layout, constant: Sequence[bool], limit: int | None = None) ->
 
 def _window(start: int, sizes: Sequence[int], limit: int | None) -> Window:
     room = 2 * _SLOT * _ABREAST if limit is None else limit
-    abreast = max(1, min(_ABREAST, len(sizes), room // (2 * LEAST_WINDOW)))
+    abreast = max(1, min(_ABREAST, len(sizes), room // LEAST_WINDOW))
     slot = min(_SLOT, _up(max(sizes)), room // (2 * abreast) // PAGE * PAGE)
     return Window(start, slot, abreast)
 

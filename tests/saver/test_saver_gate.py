@@ -13,6 +13,7 @@ import pytest
 from async_ckpt.errors import ProtocolError
 from async_ckpt.saver import Saver
 from async_ckpt.saver.gate import Gate, Mutation
+from async_ckpt.state.copying import Copier
 from async_ckpt.storage.memory import MemoryStore
 from async_ckpt.system.threads import Worker
 
@@ -38,17 +39,15 @@ def workers() -> Any:
 @pytest.fixture
 def held_copy(monkeypatch: pytest.MonkeyPatch) -> Slow:
     """Holds every copy of an array of exactly 77 elements."""
-    import async_ckpt.state.staging as staging
+    slow, copy = Slow(), Copier.copy
 
-    slow, copy = Slow(), staging._copy
-
-    def patched(leaf: Any, target: Any) -> None:
-        if leaf.spec.shape == (77,):
+    def patched(copier: Copier, *args: Any) -> None:
+        if any(spec.shape == (77,) for spec in copier._specs):
             slow.came.set()
             assert slow.go.wait(30)
-        copy(leaf, target)
+        copy(copier, *args)
 
-    monkeypatch.setattr(staging, "_copy", patched)
+    monkeypatch.setattr(Copier, "copy", patched)
     return slow
 
 

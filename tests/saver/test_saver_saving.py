@@ -212,16 +212,16 @@ async def test_cancelling_while_writing_leaves_nothing(
 async def test_cancelling_ends_the_digesting_too(
     memory: MemoryStore, thread: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from async_ckpt.state import staging
+    from async_ckpt.saver import files
 
-    came, go, digests = threading.Event(), threading.Event(), staging.digests
+    came, go, digest = threading.Event(), threading.Event(), files.digest_image
 
     def held(*args: Any, **kwargs: Any) -> Any:
         came.set()
         assert go.wait(30)
-        return digests(*args, **kwargs)
+        return digest(*args, **kwargs)
 
-    monkeypatch.setattr(staging, "digests", held)
+    monkeypatch.setattr(files, "digest_image", held)
     async with Saver(memory) as saver:
         pending = saver.start_save(state(1.0), 1)
         await thread.call(came.wait)
@@ -601,7 +601,7 @@ async def test_a_view_is_read_only_and_survives_later_saves(memory: MemoryStore)
 async def test_the_memory_is_used_again(memory: MemoryStore, faults: Faults) -> None:
     async with Saver(memory) as saver:
         await saver.save(state(1.0), 1)
-        pages = saver._writer._arena._map
+        pages = saver._engine._memory._idle[0][0]._map
         faults.fail("commit", OSError(errno.EIO, "broken"))
         failed = saver.start_save(state(2.0), 2)
         with pytest.raises(SaveError) as caught:
@@ -614,7 +614,7 @@ async def test_the_memory_is_used_again(memory: MemoryStore, faults: Faults) -> 
         held.release()
         await saver.save(state(4.0), 4)
         assert caught.value.__traceback__ is not None
-        assert saver._writer._arena._map is pages
+        assert [arena._map for arena, _ in saver._engine._memory._idle] == [pages]
 
 
 async def test_nothing_is_global(tmp_path: Path) -> None:

@@ -21,13 +21,13 @@ pytestmark = pytest.mark.loop_flavours
 @pytest.fixture
 def copies(monkeypatch: pytest.MonkeyPatch) -> Gate:
     """Holds every copy of the state at its beginning until it is opened."""
-    gate, stage_across = Gate(), staging.stage_across
+    gate, stage = Gate(), staging.stage
 
     async def held(*args: Any, **kwargs: Any) -> Any:
         await gate()
-        return await stage_across(*args, **kwargs)
+        return await stage(*args, **kwargs)
 
-    monkeypatch.setattr(writing, "stage_across", held)
+    monkeypatch.setattr(writing, "stage", held)
     return gate
 
 

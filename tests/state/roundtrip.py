@@ -9,15 +9,39 @@ from typing import Any
 import numpy as np
 
 from async_ckpt.state.arrays import stored
+from async_ckpt.state import staging
+from async_ckpt.state.copying import Copier
 from async_ckpt.state.layout import Layout, plan
-from async_ckpt.state.staging import stage
+from async_ckpt.state.placing import Placing, place
 from async_ckpt.state.tree import Flat, flatten, unflatten
+
+
+def copier_of(flat: Flat) -> Copier:
+    return Copier(flat.outline.specs, flat.values, flat.outline.paths)
+
+
+def imaged(layout: Layout) -> Placing:
+    """Every file as an image."""
+    return place(layout, [False] * len(layout.offsets))
+
+
+def stage(flat: Flat, layout: Layout, memory: Any) -> None:
+    """Copy a state in the calling thread."""
+    row = staging.as_row(memory)
+    copier, placing = copier_of(flat), imaged(layout)
+    for at, file in zip(placing.images, layout.files, strict=True):
+        assert at is not None
+        copier.copy(file, 0, file.size, row[at : at + file.size])
+
+
+def view(flat: Flat, layout: Layout, root: Any) -> Any:
+    return staging.view(flat.structure, layout, imaged(layout), flat.outline.specs, flat.values, root)
 
 
 def staged(flat: Flat) -> tuple[Layout, bytearray]:
     layout = plan(flat.specs)
     memory = bytearray(layout.total)
-    stage(layout, flat.leaves, memory)
+    stage(flat, layout, memory)
     return layout, memory
 
 

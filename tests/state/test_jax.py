@@ -12,9 +12,8 @@ from async_ckpt.errors import StructureMismatchError, UnsupportedLeafError
 from async_ckpt.state.arena import Arena
 from async_ckpt.state.into import check_restorable, plan_into
 from async_ckpt.state.layout import plan
-from async_ckpt.state.staging import stage, view
 from async_ckpt.state.tree import flatten, unflatten
-from tests.state.roundtrip import exact, stored_arrays, there_and_back, through_json
+from tests.state.roundtrip import exact, stage, stored_arrays, there_and_back, through_json, view
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
@@ -120,8 +119,8 @@ def test_a_view_copies_because_jax_would_keep_no_hold_of_the_memory() -> None:
     arena = Arena()
     flat = flatten({"a": jnp.arange(5000.0)})
     layout = plan(flat.specs)
-    stage(layout, flat.leaves, arena.reserve(layout.total))
-    array = view(flat.structure, layout, flat.specs, arena.lend())["a"]
+    stage(flat, layout, arena.reserve(layout.total))
+    array = view(flat, layout, arena.lend())["a"]
     jax.block_until_ready(array)
     assert not arena.lent()
     arena.reserve(layout.total)[:] = bytes(layout.total)

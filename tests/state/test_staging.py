@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import xxhash
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 
-from async_ckpt.state import staging
+from async_ckpt.state import copying, staging
 from async_ckpt.state.arena import Arena
-from async_ckpt.state.layout import plan
-from async_ckpt.state.staging import digests, stage, stage_across, view
-from async_ckpt.state.tree import flatten
+from async_ckpt.state.digesting import FileDigester
+from async_ckpt.state.layout import Layout, plan
+from async_ckpt.state.staging import digest_image
+from async_ckpt.state.tree import Flat, flatten
 from async_ckpt.system.threads import Worker
-from tests.state.roundtrip import exact, staged
+from tests.state.roundtrip import copier_of, exact, imaged, stage, staged, view
 from tests.state.test_tree import trees
 
 BIG = np.arange(24.0, dtype=">f8").reshape(2, 3, 4)
@@ -41,7 +43,12 @@ STATE: dict[Any, Any] = {
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staging, "CHUNK", 64)
-    monkeypatch.setattr(staging, "_BATCH", 2)
+    monkeypatch.setattr(copying, "CHUNK", 64)
+    monkeypatch.setattr(copying, "_TOGETHER", 2)
+
+
+async def stage_across(flat: Flat, layout: Layout, memory: Any, worker: Worker, threads: int) -> None:
+    await staging.stage(layout, imaged(layout), copier_of(flat), memory, worker=worker, threads=threads)
 
 
 def test_every_tensor_lies_at_its_place_in_c_order_and_little_endian() -> None:
@@ -73,17 +80,46 @@ def test_old_bytes_never_reach_a_file() -> None:
     flat = flatten(STATE)
     layout = plan(flat.specs)
     one, other = bytearray(b"\xff" * layout.total), bytearray(layout.total)
-    stage(layout, flat.leaves, one)
-    stage(layout, flat.leaves, other)
+    stage(flat, layout, one)
+    stage(flat, layout, other)
+    for file in layout.files:
+        part = slice(file.arena_offset, file.arena_offset + file.size)
+        assert one[part] == other[part]
+
+
+@pytest.mark.asyncio
+async def test_old_bytes_never_reach_the_page_behind_a_file() -> None:
+    worker = Worker("test-stage")
+    flat = flatten(STATE)
+    layout = plan(flat.specs)
+    one, other = bytearray(b"\xff" * layout.total), bytearray(layout.total)
+    await stage_across(flat, layout, one, worker, 1)
+    await stage_across(flat, layout, other, worker, 1)
     assert one == other
+    worker.close()
 
 
 @pytest.mark.usefixtures("small_chunks")
 def test_chunks_make_no_difference() -> None:
     flat = flatten(STATE)
     in_chunks = staged(flat)[1]
-    staging.CHUNK = 2**24
+    copying.CHUNK = 2**24
     assert in_chunks == staged(flat)[1]
+
+
+@pytest.mark.usefixtures("small_chunks")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(1, 40))
+def test_a_stretch_of_a_file_is_the_same_as_that_part_of_the_whole(cut: int) -> None:
+    strided = {"col": np.asfortranarray(BIG), "rev": np.arange(1000)[::-1], "c": (np.arange(40) * 1j)[::2]}
+    flat = flatten({"model": {**STATE["model"], **strided}})
+    layout, memory = staged(flat)
+    file, copier = layout.files[0], copier_of(flat)
+    for start in range(0, file.size, cut * 8):
+        stop = min(start + cut * 8, file.size)
+        target = np.zeros(stop - start, np.uint8)
+        copier.copy(file, start, stop, target)
+        assert target.tobytes() == memory[start:stop]
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -94,12 +130,14 @@ async def test_threads_make_no_difference(threads: int) -> None:
     flat = flatten({**STATE, "many": [np.full(i, i) for i in range(50)], "col": np.asfortranarray(BIG)})
     layout, expected = staged(flat)
     memory = bytearray(b"\xff" * layout.total)
-    await stage_across(layout, flat.leaves, memory, worker=worker, threads=threads)
-    assert memory == expected
+    await stage_across(flat, layout, memory, worker, threads)
+    for file in layout.files:
+        part = slice(file.arena_offset, file.arena_offset + file.size)
+        assert memory[part] == expected[part]
     worker.close()
 
 
-@pytest.mark.parametrize("chunk", [2**24, 8])
+@pytest.mark.parametrize("chunk", [2**24, 4096])
 @pytest.mark.asyncio
 async def test_a_copy_that_fails_is_raised_after_all_threads_have_stopped(
     chunk: int, monkeypatch: pytest.MonkeyPatch
@@ -111,9 +149,9 @@ async def test_a_copy_that_fails_is_raised_after_all_threads_have_stopped(
     layout = plan(flat.specs)
     array.resize((2, 3), refcheck=False)
     with pytest.raises(ValueError, match="a changed its shape to"):
-        await stage_across(layout, flat.leaves, bytearray(layout.total), worker=worker, threads=2)
+        await stage_across(flat, layout, bytearray(layout.total), worker, 2)
     with pytest.raises(ValueError, match="a changed its shape to"):
-        stage(layout, flat.leaves, bytearray(layout.total))
+        stage(flat, layout, bytearray(layout.total))
     worker.close()
 
 
@@ -123,7 +161,7 @@ async def test_cancelling_lets_the_copy_end() -> None:
     flat = flatten({"a": [np.full(2**16, i) for i in range(20)]})
     layout, expected = staged(flat)
     memory = bytearray(layout.total)
-    task = asyncio.ensure_future(stage_across(layout, flat.leaves, memory, worker=worker, threads=2))
+    task = asyncio.ensure_future(stage_across(flat, layout, memory, worker, 2))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -132,47 +170,57 @@ async def test_cancelling_lets_the_copy_end() -> None:
     worker.close()
 
 
-def test_memory_that_does_not_fit_is_refused() -> None:
+@pytest.mark.asyncio
+async def test_memory_that_does_not_fit_is_refused() -> None:
+    worker = Worker("test-stage")
     flat = flatten(STATE)
     layout = plan(flat.specs)
-    for leaves, size in ((flat.leaves, layout.total - 1), (flat.leaves[1:], layout.total)):
-        with pytest.raises(ValueError, match="do not fit the layout"):
-            stage(layout, leaves, bytearray(size))
+    with pytest.raises(ValueError, match="bytes of memory for"):
+        await stage_across(flat, layout, bytearray(layout.total - 1), worker, 1)
+    worker.close()
 
 
 def test_an_empty_state_is_staged() -> None:
     flat = flatten({})
     layout, memory = staged(flat)
     assert layout.total == len(memory) == 0
-    assert view(flat.structure, layout, flat.specs, memoryview(memory)) == {}
-    found: Any = digests(layout, memory)
-    assert found == ((), ())
+    assert view(flat, layout, memoryview(memory)) == {}
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_digests_are_those_of_the_staged_bytes() -> None:
+@pytest.mark.parametrize("cut", [1, 7, 4096, 2**20])
+def test_digests_are_those_of_the_staged_bytes(cut: int) -> None:
     flat = flatten(STATE)
     layout, memory = staged(flat)
-    found = digests(layout, memory)
-    assert found is not None
-    for leaf, at, digest in zip(flat.leaves, layout.offsets, found.tensors, strict=True):
-        assert digest == xxhash.xxh3_128_hexdigest(memory[at : at + leaf.spec.nbytes])
-    assert found.headers == tuple(xxhash.xxh3_128_hexdigest(file.header) for file in layout.files)
+    row = staging.as_row(memory)
+    for file in layout.files:
+        image = row[file.arena_offset : file.arena_offset + file.size]
+        found = digest_image(file, image, stopped=lambda: False)
+        assert found is not None
+        assert found.header == xxhash.xxh3_128_hexdigest(file.header)
+        for placed, digest in zip(file.tensors, found.tensors, strict=True):
+            part = image[placed.offset_in_file : placed.offset_in_file + placed.nbytes]
+            assert digest == xxhash.xxh3_128_hexdigest(part.tobytes())
+        in_pieces = FileDigester(file)
+        for start in range(0, file.size, cut):
+            in_pieces.feed(memoryview(image.data)[start : start + cut])
+        assert in_pieces.result() == found
 
 
 @pytest.mark.usefixtures("small_chunks")
 def test_digesting_stops_when_asked() -> None:
-    flat = flatten(STATE)
-    layout, memory = staged(flat)
+    layout, memory = staged(flatten(STATE))
     answers = iter([False, False, True])
-    assert digests(layout, memory, stopped=lambda: next(answers)) is None
+    file = layout.files[0]
+    image = staging.as_row(memory)[: file.size]
+    assert digest_image(file, image, stopped=lambda: next(answers)) is None
 
 
 @given(trees)
 def test_a_view_shows_what_was_staged(tree: Any) -> None:
     flat = flatten(tree)
     layout, memory = staged(flat)
-    assert exact(view(flat.structure, layout, flat.specs, memory)) == exact(tree)
+    assert exact(view(flat, layout, memory)) == exact(tree)
 
 
 def test_a_view_is_read_only_and_copies_nothing() -> None:
@@ -180,9 +228,9 @@ def test_a_view_is_read_only_and_copies_nothing() -> None:
     flat = flatten(STATE)
     layout = plan(flat.specs)
     memory = arena.reserve(layout.total)
-    stage(layout, flat.leaves, memory)
+    stage(flat, layout, memory)
     del memory
-    tree = view(flat.structure, layout, flat.specs, arena.lend())
+    tree = view(flat, layout, arena.lend())
     assert np.shares_memory(tree["model"]["w"], arena.lend())
     for array in (tree["model"]["w"], tree["model"]["c"], tree["opt"][0]):
         with pytest.raises(ValueError, match="read-only"):
@@ -190,7 +238,7 @@ def test_a_view_is_read_only_and_copies_nothing() -> None:
     kept = tree["opt"][0][3:]
     del tree, array
     assert arena.lent()
-    stage(layout, flatten({**STATE, "opt": [np.zeros(5000, "<u2")]}).leaves, arena.reserve(layout.total))
+    stage(flatten({**STATE, "opt": [np.zeros(5000, "<u2")]}), layout, arena.reserve(layout.total))
     assert (kept == 7).all()
     del kept
     assert not arena.lent()

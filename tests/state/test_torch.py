@@ -13,9 +13,8 @@ from async_ckpt.errors import RestoreError, StructureMismatchError, UnsupportedL
 from async_ckpt.state.arena import Arena
 from async_ckpt.state.into import check_restorable, plan_into
 from async_ckpt.state.layout import plan
-from async_ckpt.state.staging import stage, view
 from async_ckpt.state.tree import flatten, unflatten
-from tests.state.roundtrip import stored_arrays, there_and_back, through_json
+from tests.state.roundtrip import stage, stored_arrays, there_and_back, through_json, view
 
 torch = pytest.importorskip("torch")
 
@@ -149,8 +148,8 @@ def test_a_view_shares_the_staged_memory_and_keeps_it() -> None:
     arena = Arena()
     flat = flatten({"t": torch.arange(4.0), "h": torch.ones(3, dtype=torch.bfloat16)})
     layout = plan(flat.specs)
-    stage(layout, flat.leaves, arena.reserve(layout.total))
-    tree = view(flat.structure, layout, flat.specs, arena.lend())
+    stage(flat, layout, arena.reserve(layout.total))
+    tree = view(flat, layout, arena.lend())
     root = arena.lend()
     assert tree["t"].data_ptr() == root.ctypes.data + layout.offsets[0]
     kept = tree["h"][1:]

@@ -1,0 +1,126 @@
+"""A save's state between the live arrays and the disk: what lies where, and the memory it lies in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from async_ckpt.saver.memory import Loan
+from async_ckpt.state import staging
+from async_ckpt.state.arrays import Bytes
+from async_ckpt.saver._temp import is_immutable, hold, changed
+from async_ckpt.state.copying import Copier
+from async_ckpt.state.layout import Layout, plan
+from async_ckpt.state.outline import Outline
+from async_ckpt.state.placing import Placing, place
+from async_ckpt.state.tree import Flat
+
+__all__ = ["Plan", "Staged", "planned"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that is decided once per structure.
+
+    Attributes:
+        outline: The structure it holds for.
+        layout: What lies in which file.
+        placing: What lies where in memory.
+        constant: For each leaf whether it never changes.
+    """
+
+    outline: Outline
+    layout: Layout
+    placing: Placing
+    constant: tuple[bool, ...]
+
+
+def planned(flat: Flat, last: Plan | None, *, max_shard_bytes: int | None, limit: int | None) -> Plan:
+    """Find a place for everything, or use the last plan again."""
+    outline = flat.outline
+    if last is not None and last.outline is outline:
+        return last
+    constant = tuple(map(is_immutable, flat.values))
+    layout = plan(outline.tensors, max_shard_bytes=max_shard_bytes)
+    return Plan(outline, layout, place(layout, constant, limit), constant)
+
+
+class Staged:
+    """One state on its way.
+
+    Attributes:
+        plan: Its places.
+        flat: The state, taken apart.
+        loan: Its memory; None once it was given back.
+        copier: Makes its files, while it has not been dropped.
+    """
+
+    def __init__(self, plan: Plan, flat: Flat, loan: Loan) -> None:
+        self.plan = plan
+        self.flat = flat
+        self.loan: Loan | None = loan
+        self._memory: memoryview | None = loan.arena.reserve(plan.placing.nbytes)
+        self.copier = Copier(plan.outline.specs, flat.values, plan.outline.paths)
+
+    def hold(self) -> None:
+        """Keep what never changes by reference. Waits until it is computed: call it in a thread."""
+        held = [
+            hold(value) if constant else value
+            for value, constant in zip(self.flat.values, self.plan.constant, strict=True)
+        ]
+        self.copier = Copier(self.plan.outline.specs, held, self.plan.outline.paths)
+
+    def changed(self) -> list[int]:
+        """Compare what was copied with the living state; the numbers of the leaves that differ."""
+        return changed(self.plan.layout, self.plan.placing, self.copier, self.memory)
+
+    @property
+    def memory(self) -> Bytes:
+        """The bytes that were lent."""
+        assert self._memory is not None  # noqa: S101 - nobody asks after `drop`
+        return np.frombuffer(self._memory, np.uint8) if len(self._memory) else np.empty(0, np.uint8)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files."""
+        return sum(file.size for file in self.plan.layout.files)
+
+    def image(self, number: int) -> Bytes | None:
+        """The memory that holds a file byte for byte, or None if it is made while it is written."""
+        return staging.image_of(self.plan.layout, self.plan.placing, number, self.memory)
+
+    def slots(self) -> list[tuple[Bytes, Bytes]]:
+        """Pairs of slots for files that are made while they are written."""
+        window = self.plan.placing.window
+        if window is None:
+            return []
+        row = self.memory[window.start : window.start + window.nbytes]
+        pairs = row.reshape(window.abreast, 2, window.slot)
+        return [(pair[0], pair[1]) for pair in pairs]
+
+    def view(self) -> Callable[[], Any] | None:
+        """What shows the state as it was staged; None if memory never held all of it."""
+        if self.plan.placing.live:
+            return None
+        return self._view
+
+    def _view(self) -> Any:
+        assert self._memory is not None  # noqa: S101 - nobody asks after `drop`
+        plan = self.plan
+        return staging.view(
+            self.flat.structure,
+            plan.layout,
+            plan.placing,
+            plan.outline.specs,
+            self.flat.values,
+            self._memory,
+        )
+
+    def drop(self) -> Loan | None:
+        """Let go of the memory, and give the loan to be given back; None if that was done before."""
+        loan, self.loan = self.loan, None
+        self._memory = None
+        return loan
