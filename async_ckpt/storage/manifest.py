@@ -11,7 +11,7 @@ can change unnoticed. The digest finds damage, not malice: a record is judged in
 from __future__ import annotations
 
 import math
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
 import xxhash
@@ -21,6 +21,9 @@ from async_ckpt.errors import DamagedCheckpointError, FormatVersionError
 from async_ckpt.storage import strictjson
 from async_ckpt.storage.coverage import check_manifest
 from async_ckpt.storage.records import VERSION, FileEntry, Manifest, Report, TensorEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "MANIFEST_LIMIT",
@@ -35,6 +38,7 @@ __all__ = [
     "digest",
     "encode_manifest",
     "encode_report",
+    "seal",
 ]
 
 MANIFEST_LIMIT = 1 << 28
@@ -101,8 +105,26 @@ def decode_report(data: bytes, *, path: str | None = None, step: int | None = No
 
 
 def _seal(record: Struct) -> bytes:
-    body = msgspec.json.encode(record)
-    return b"".join((_HEAD, digest(body).encode("ascii"), _MIDDLE, body, _TAIL))
+    return bytes(seal([msgspec.json.encode(record)]))
+
+
+def seal(parts: Sequence[bytes]) -> bytearray:
+    """Put the parts of a record's JSON together and its digest before them: the bytes of the file.
+
+    Takes one part at a time, so that no call takes longer than its largest part asks for.
+    """
+    start = len(_HEAD) + _HEX + len(_MIDDLE)
+    end = start + sum(map(len, parts))
+    data = bytearray(end + len(_TAIL))
+    at = start
+    for part in parts:
+        data[at : at + len(part)] = part
+        at += len(part)
+    data[start - len(_MIDDLE) : start] = _MIDDLE
+    data[end:] = _TAIL
+    written = digest(memoryview(data)[start:end])
+    data[: len(_HEAD) + _HEX] = _HEAD + written.encode("ascii")
+    return data
 
 
 def _open(data: bytes, kind: type[R], path: str | None, step: int | None) -> R:
