@@ -19,14 +19,17 @@ T = TypeVar("T")
 
 _BULK_THREADS = 4
 _CALL_THREADS = 4
+_BACKGROUND = 5
+"""Niceness of the threads that work for long: they never keep the event loop off a core."""
 
 
 class Crew:
-    """Three workers and a list of what they are doing.
+    """Four workers and a list of what they are doing.
 
     Attributes:
         small: One thread for small files; what is given to it runs in that order.
         bulk: One thread per large file that is being written.
+        rubbish: One thread that deletes what nobody waits for.
         calls: For everything else.
     """
 
@@ -39,7 +42,8 @@ class Crew:
 
     def _hire(self) -> None:
         self.small = Worker(f"{self._name}-small")
-        self.bulk = Worker(f"{self._name}-write", threads=_BULK_THREADS)
+        self.bulk = Worker(f"{self._name}-write", threads=_BULK_THREADS, nice=_BACKGROUND)
+        self.rubbish = Worker(f"{self._name}-delete", nice=_BACKGROUND)
         self.calls = Worker(f"{self._name}-files", threads=_CALL_THREADS)
 
     @property
@@ -118,7 +122,7 @@ class Crew:
 
         Cancellation: the waiting ends; ``last`` is still called.
         """
-        workers = (self.small, self.bulk, self.calls)
+        workers = (self.small, self.bulk, self.rubbish, self.calls)
 
         def leave() -> None:
             try:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["LocalStore"]
 
 _SMALL = 1 << 20
+_RUBBISH = "rubbish"
 
 
 class _Hold:
@@ -89,6 +90,9 @@ class LocalStore:
     async def begin(self, step: int) -> str:
         """See :meth:`Store.begin`."""
         check_step(step)
+        self._root()
+        # The room that a new checkpoint needs may still be taken by what was removed.
+        await self._crew.idle(_RUBBISH)
         root = self._root()
         start = partial(writing.begin, root, self.location, step)
         attempt: Attempt = await self._crew.obtain(start, partial(writing.discard, root))
@@ -169,8 +173,13 @@ class LocalStore:
             raise ProtocolError(msg)
         # From here on nothing may be written into it, whatever becomes of the commit.
         this.failed = True
-        await self._crew.call(self._crew.calls, writing.commit, root, self.location, this, owner=attempt)
+        commit = writing.commit
+        replaced = await self._crew.call(
+            self._crew.calls, commit, root, self.location, this, owner=attempt
+        )
         self._attempts.pop(attempt, None)
+        if replaced:
+            self._empty_trash(root)
 
     async def discard(self, attempt: str) -> None:
         """See :meth:`Store.discard`."""
@@ -210,7 +219,15 @@ class LocalStore:
     async def remove(self, step: int) -> bool:
         """See :meth:`Store.remove`."""
         check_step(step)
-        return await self._crew.call(self._crew.calls, writing.remove, self._root(), self.location, step)
+        root = self._root()
+        gone = await self._crew.call(self._crew.calls, writing.remove, root, self.location, step)
+        if gone:
+            self._empty_trash(root)
+        return gone
+
+    def _empty_trash(self, root: int) -> None:
+        """Delete what is out of sight; nobody waits for it but the next attempt, and whoever closes."""
+        self._crew.start(self._crew.rubbish, writing.empty_trash, root, owner=_RUBBISH)
 
     async def abandon(self, above: int) -> list[int]:
         """See :meth:`Store.abandon`."""

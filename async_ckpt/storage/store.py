@@ -192,7 +192,9 @@ class Store(Protocol):
         ...
 
     async def remove(self, step: int) -> bool:
-        """Remove a checkpoint: out of sight at one stroke and durably, then its files.
+        """Remove a checkpoint: out of sight at one stroke and durably. Its files go in their own time.
+
+        The next attempt begins when they are gone, for it may need their room.
 
         Returns:
             True if it is gone; False if it was not there, is pinned, or is being read.

@@ -26,6 +26,7 @@ __all__ = [
     "begin",
     "commit",
     "discard",
+    "empty_trash",
     "link",
     "list_steps",
     "publish",
@@ -129,8 +130,8 @@ def link(root: int, attempt: Attempt, step: int, name: str, nbytes: int) -> bool
     return False
 
 
-def commit(root: int, location: str, attempt: Attempt) -> None:
-    """Make the attempt the checkpoint of its step."""
+def commit(root: int, location: str, attempt: Attempt) -> bool:
+    """Make the attempt the checkpoint of its step; True if an older one is rubbish now."""
     final = step_name(attempt.step)
     path = f"{location}/{final}"
     with save_errors(attempt.path, attempt.step):
@@ -151,8 +152,8 @@ def commit(root: int, location: str, attempt: Attempt) -> None:
     if old is not None:
         with contextlib.suppress(OSError):
             posix.rename(old, _trash(attempt.step), root)
-        _empty_trash(root)
     attempt.close()
+    return old is not None
 
 
 def _place(root: int, temp: str, final: str) -> str | None:
@@ -226,7 +227,11 @@ def list_steps(root: int) -> list[int]:
 
 
 def remove(root: int, location: str, step: int) -> bool:
-    """Remove a checkpoint unless it is pinned or read; False if it stays or was not there."""
+    """Put a checkpoint out of sight for good unless it is pinned or read; its files are left as rubbish.
+
+    Returns:
+        False if it stays or was not there.
+    """
     name = step_name(step)
     with save_errors(f"{location}/{name}", step):
         if not _exists(root, name) or step in pins.pinned(root):
@@ -238,7 +243,6 @@ def remove(root: int, location: str, step: int) -> bool:
             posix.rename(trash, name, root)
             return False
         posix.fsync(root)
-    _empty_trash(root)
     return True
 
 
@@ -266,7 +270,7 @@ def sweep(root: int) -> None:
         if step is not None and not _is_taken(root, step_name(step)):
             posix.rename(name, step_name(step), root)
             posix.fsync(root)
-    _empty_trash(root, TEMP, TRASH, REPLACED)
+    empty_trash(root, TEMP, TRASH, REPLACED)
 
 
 def _is_taken(root: int, name: str) -> bool:
@@ -281,7 +285,7 @@ def _trash(step: int) -> str:
     return f"{TRASH}{step_name(step)}-{secrets.token_hex(8)}"
 
 
-def _empty_trash(root: int, *prefixes: str) -> None:
+def empty_trash(root: int, *prefixes: str) -> None:
     """Delete the rubbish that nobody reads; what resists is left for the next time."""
     try:
         leased = pins.leased(root)

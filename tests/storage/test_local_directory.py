@@ -294,6 +294,7 @@ async def test_what_somebody_reads_is_not_swept_by_the_next_writer(store: LocalS
         assert await load(store, 1) == b"new"
     assert len(names(store.location, ".trash-")) == 1
     await save(store, 1, b"newest")
+    await store._crew.idle()
     assert names(store.location, ".trash-") == []
     await reader.aclose()
 

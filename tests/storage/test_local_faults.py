@@ -130,6 +130,7 @@ async def test_where_names_cannot_be_exchanged_the_old_one_steps_aside(
     await save(store, 2, b"old")
     await save(store, 2, b"new")
     assert await load(store, 2) == b"new"
+    await store._crew.idle()
     assert names(store.location) == [".lock", "step-00000002"]
     monkeypatch.setattr(posix, "rename", Failing(posix.rename, 2, errno.EIO))
     with pytest.raises(SaveError) as caught:
@@ -335,8 +336,10 @@ async def test_a_checkpoint_that_cannot_be_removed_says_so(
     with monkeypatch.context() as patched:
         patched.setattr(posix, "remove_tree", Failing(posix.remove_tree, 1, errno.EIO))
         assert await store.remove(1) is True
+        await store._crew.idle()
     assert "cannot remove .trash-step-00000001" in caplog.text
     assert await store.remove(2) is True
+    await store._crew.idle()
     assert names(store.location, ".trash-") == [], "the next removal takes the rest along"
 
 

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,7 @@ async def test_rubbish_that_cannot_be_looked_for_waits(
     with monkeypatch.context() as patched:
         patched.setattr(pins, "leased", raiser(errno.EIO))
         await save(store, 1, b"new")
+        await store._crew.idle()
     assert "cannot look for rubbish" in caplog.text
     assert await load(store, 1) == b"new"
     assert len(names(store.location, ".trash-step-00000001-")) == 1
@@ -233,3 +235,27 @@ async def test_a_refused_exchange_is_done_the_long_way_and_a_failed_one_fails(
     monkeypatch.setattr(posix, "_renameat2", answers(errno.EINVAL))
     await save(store, 1, b"new")
     assert await load(store, 1) == b"new"
+
+
+@pytest.mark.asyncio
+async def test_nobody_waits_for_the_files_of_what_was_removed_but_the_next_attempt(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await save(store, 1)
+    came, go, remove_tree = threading.Event(), threading.Event(), posix.remove_tree
+
+    def held(name: str, directory: int) -> None:
+        came.set()
+        assert go.wait(30)
+        remove_tree(name, directory)
+
+    monkeypatch.setattr(posix, "remove_tree", held)
+    assert await store.remove(1) is True
+    assert await store.steps() == []
+    beginning = asyncio.ensure_future(store.begin(2))
+    while not came.is_set():
+        await asyncio.sleep(0)
+    assert not beginning.done()
+    go.set()
+    await store.discard(await beginning)
+    assert names(store.location, ".trash-") == []
