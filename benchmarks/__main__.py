@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 from benchmarks import driver, machine, plan
+from benchmarks.page import page
+from benchmarks.plots import draw
 from benchmarks.records import Job, Results, Run, decode, encode
 
 ROOT = Path(__file__).parent.parent
@@ -31,7 +33,9 @@ def main() -> None:
         raw.parent.mkdir(parents=True, exist_ok=True)
         raw.write_bytes(encode(results))
     results = decode(raw.read_bytes())
-    print(f"raw results: {raw}")
+    drawn = draw(results, raw.parent)
+    (out / PAGE.name).write_text(page(results, drawn), encoding="utf-8")
+    print(f"{out / PAGE.name}, from {raw}")
 
 
 def measure(row: list[Job], options: argparse.Namespace) -> Results:

@@ -87,8 +87,8 @@ def spec(name: str) -> Spec:
         return Spec(name, {group: {f"t{i:02d}": each for i in range(16)} for group in groups})
     if kind == "frozen":
         each = (number // 40 // 4,)
-        groups = (*(f"frozen-{i}" for i in range(9)), "tuned")
-        return Spec(name, {group: {f"t{i}": each for i in range(4)} for group in groups})
+        parts = (*(f"frozen-{i}" for i in range(9)), "tuned")
+        return Spec(name, {group: {f"t{i}": each for i in range(4)} for group in parts})
     message = f"no state is called {name!r}"
     raise ValueError(message)
 

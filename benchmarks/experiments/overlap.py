@@ -1,0 +1,92 @@
+"""A loop of real steps, with saves that overlap them and without: how much of its time saving takes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import states
+from benchmarks.records import Job, Run
+from benchmarks.states import Arrays
+from benchmarks.threads import Thread
+from benchmarks.training import Training
+
+__all__ = ["measure"]
+
+SAVE_EVERY = 10
+
+
+class Steps:
+    """Steps of a fixed amount of arithmetic that does not hold the interpreter; then the state changes."""
+
+    def __init__(self, training: Training, state: Arrays, secs: float) -> None:
+        self._training = training
+        self._arrays = [array for names in state.values() for array in names.values()]
+        self._row = np.linspace(0.1, 1.0, 32768, dtype=np.float32)
+        self._count = self._calibrate(secs)
+        self.waits: list[float] = []
+        self.ended = 0.0
+
+    def _calibrate(self, secs: float) -> int:
+        self._count = 200
+        self._compute()
+        began = time.perf_counter()
+        self._compute()
+        return max(1, int(secs / (time.perf_counter() - began) * self._count))
+
+    def _compute(self) -> None:
+        for _ in range(self._count):
+            np.sin(self._row, out=self._row)
+
+    def __call__(self) -> None:
+        """One step, for the session's trainer thread."""
+        self._compute()
+        asked = time.perf_counter()
+        with self._training.session.mutating():
+            self.waits.append(time.perf_counter() - asked)
+            for array in self._arrays:
+                array.reshape(-1)[0] += 1.0
+        self.ended = time.perf_counter()
+
+
+async def measure(job: Job, run: Run, directory: Path) -> None:
+    """Blocks of steps, by turns without saves and with a save every ten steps.
+
+    ``lost``: share of time, for each pair of blocks. ``call``: seconds from the end of the step's function
+    to the end of the boundary that started a save. ``wait``: seconds ``mutating()`` waited, its largest
+    within each block that saves. ``step``: seconds of a step without saves.
+    """
+    worker = Thread("bench")
+    state = await worker.call(states.build, states.spec(job.states[0]))
+    count = int(job.numbers["steps"])
+    for name in ("lost", "call", "wait", "step", "plain_call"):
+        run.values[name] = []
+    async with Training(directory, state, max_to_keep=1, staging="overlap") as training:
+        steps = Steps(training, state, job.numbers["step_secs"])
+        await training.session.run(steps)
+        await training.save()
+        for _ in range(job.repeats):
+            plain = await _block(training, steps, count, run.values["plain_call"], save_every=None)
+            steps.waits.clear()
+            saving = await _block(training, steps, count, run.values["call"], save_every=SAVE_EVERY)
+            run.values["wait"].append(max(steps.waits))
+            run.values["step"].append(plain / count)
+            run.values["lost"].append(saving / plain - 1)
+            await training.session.drain()
+    run.values["durable"] = training.durable[1:]
+    worker.close()
+
+
+async def _block(
+    training: Training, steps: Steps, count: int, calls: list[float], *, save_every: int | None
+) -> float:
+    began = time.perf_counter()
+    for number in range(count):
+        saves = save_every is not None and number % save_every == 0
+        training.due = saves
+        await training.session.run(steps)
+        if saves or save_every is None:
+            calls.append(time.perf_counter() - steps.ended)
+    return time.perf_counter() - began
