@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from async_ckpt.saver.manifests import manifest_template
 from async_ckpt.saver.memory import Loan
 from async_ckpt.state import staging
 from async_ckpt.state.arrays import Bytes
 from async_ckpt.saver._temp import is_immutable, hold, changed
 from async_ckpt.state.copying import Copier
-from async_ckpt.state.layout import Layout, plan
-from async_ckpt.state.outline import Outline
-from async_ckpt.state.placing import Placing, place
+from async_ckpt.state.layout import plan
+from async_ckpt.state.placing import place
 from async_ckpt.state.tree import Flat
+from async_ckpt.storage.template import ManifestTemplate
 
-__all__ = ["Plan", "Staged", "planned"]
+__all__ = ["Plan", "Staged"]
 
 
-@dataclass(frozen=True, slots=True)
 class Plan:
-    """All that is decided once per structure.
+    """All that is decided once per structure. Takes a while to make, in a thread.
+
+    Args:
+        flat: A state of this structure.
+        max_shard_bytes: Bytes of tensors per file, or None.
+        limit: Bytes of memory it may be staged in, or None.
 
     Attributes:
         outline: The structure it holds for.
@@ -32,20 +37,16 @@ class Plan:
         constant: For each leaf whether it never changes.
     """
 
-    outline: Outline
-    layout: Layout
-    placing: Placing
-    constant: tuple[bool, ...]
+    def __init__(self, flat: Flat, *, max_shard_bytes: int | None, limit: int | None) -> None:
+        self.outline = flat.outline
+        self.constant = tuple(map(is_immutable, flat.values))
+        self.layout = plan(self.outline.tensors, max_shard_bytes=max_shard_bytes)
+        self.placing = place(self.layout, self.constant, limit)
 
-
-def planned(flat: Flat, last: Plan | None, *, max_shard_bytes: int | None, limit: int | None) -> Plan:
-    """Find a place for everything, or use the last plan again."""
-    outline = flat.outline
-    if last is not None and last.outline is outline:
-        return last
-    constant = tuple(map(is_immutable, flat.values))
-    layout = plan(outline.tensors, max_shard_bytes=max_shard_bytes)
-    return Plan(outline, layout, place(layout, constant, limit), constant)
+    @cached_property
+    def template(self) -> ManifestTemplate:
+        """The manifest as far as it is known; made when the first is to be written."""
+        return manifest_template(self.outline, self.layout)
 
 
 class Staged:

@@ -11,12 +11,10 @@ from async_ckpt.errors import DirectoryLockedError, SaveError, UnsupportedLeafEr
 from async_ckpt.saver.files import Before, Files
 from async_ckpt.saver.records import Checkpoint
 from async_ckpt.saver.reuse import before_of, latest_before
-from async_ckpt.saver.staged import Plan, Staged, planned
+from async_ckpt.saver.staged import Plan, Staged
 from async_ckpt.saver.warming import Warming
 from async_ckpt.state.staging import stage
-from async_ckpt.storage.manifest import encode_manifest
 from async_ckpt.storage.names import MANIFEST, step_name
-from async_ckpt.storage.records import FileEntry, Manifest, TensorEntry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -216,9 +214,8 @@ class Writer:
         return last
 
     def _make_plan(self, flat: Flat) -> Plan:
-        return planned(
-            flat, None, max_shard_bytes=self._options.max_shard_bytes, limit=self._engine.staging_bytes
-        )
+        options, engine = self._options, self._engine
+        return Plan(flat, max_shard_bytes=options.max_shard_bytes, limit=engine.staging_bytes)
 
     def _copied(self, job: Job, staged: Staged) -> None:
         """From here on the live state may change."""
@@ -300,41 +297,18 @@ class Writer:
             stopped=job.pending._stopped,
         )
 
-    def _manifest(self, job: Job, attempt: str, staged: Staged, digests: Digests) -> bytes:
+    def _manifest(self, job: Job, attempt: str, staged: Staged, digests: Digests) -> bytearray:
         labels, plan = job.labels, staged.plan
-        files = tuple(
-            FileEntry(name=file.name, bytes=file.size, header_bytes=file.header_bytes, header_digest=found.header)
-            for file, found in zip(plan.layout.files, digests, strict=True)
-        )
-        tensors: list[Any] = [None] * len(plan.outline)
-        for number, (file, found) in enumerate(zip(plan.layout.files, digests, strict=True)):
-            for placed, digest in zip(file.tensors, found.tensors, strict=True):
-                index = placed.index
-                spec = plan.outline.specs[index]
-                tensors[index] = TensorEntry(
-                    path=plan.outline.paths[index],
-                    name=plan.outline.names[index],
-                    file=number,
-                    dtype=spec.dtype,
-                    shape=spec.shape,
-                    offset=placed.offset_in_file,
-                    bytes=placed.nbytes,
-                    digest=digest,
-                    kind=spec.kind,
-                )
-        return encode_manifest(
-            Manifest(
-                step=job.pending.step,
-                attempt=attempt,
-                created=labels.created,
-                expects_report=labels.expects_report,
-                metrics=labels.encoded[0],
-                metadata=labels.encoded[1],
-                files=files,
-                tensors=tuple(tensors),
-                tree=staged.flat.structure,
-                listeners=dict(labels.listeners),
-            )
+        return plan.template.encode(
+            [found.tensors for found in digests],
+            staged.flat.holes,
+            step=job.pending.step,
+            attempt=attempt,
+            created=labels.created,
+            expects_report=labels.expects_report,
+            metrics=labels.encoded[0],
+            metadata=labels.encoded[1],
+            listeners=labels.listeners,
         )
 
     def _check(self, pending: PendingSave) -> None:
