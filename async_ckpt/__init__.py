@@ -29,6 +29,7 @@ from async_ckpt.hooks import StopAtStepHook as StopAtStepHook
 from async_ckpt.listeners import CheckpointSaverListener as CheckpointSaverListener
 from async_ckpt.listeners import Stop as Stop
 from async_ckpt.saver import Checkpoint as Checkpoint
+from async_ckpt.saver import Engine as Engine
 from async_ckpt.saver import PendingSave as PendingSave
 from async_ckpt.saver import Restored as Restored
 from async_ckpt.saver import Saver as Saver
@@ -43,6 +44,7 @@ __all__ = [
     "CheckpointSaverListener",
     "DamagedCheckpointError",
     "DirectoryLockedError",
+    "Engine",
     "EveryNHours",
     "EveryNSteps",
     "FormatVersionError",

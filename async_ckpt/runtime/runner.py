@@ -325,8 +325,8 @@ class SaveRunner:
     # -- what after_save may ask -------------------------------------------------------------
 
     async def saved_state(self, attempt: Attempt) -> Any:
-        """The tree of this checkpoint: from the staged memory, or from disk for an owed report."""
-        if attempt.pending is not None:
+        """The tree of this checkpoint: from the staged memory, or from disk where that is not whole."""
+        if attempt.pending is not None and attempt.pending.viewable:
             return attempt.pending.view()
         if attempt.from_disk is None:
             attempt.from_disk = _sealed((await self.saver.restore(attempt.step)).state)

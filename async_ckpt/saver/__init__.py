@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from async_ckpt.saver.engine import Engine
 from async_ckpt.saver.pending import PendingSave
 from async_ckpt.saver.records import Checkpoint, Restored, SaveProgress, Skipped, VerifyResult
 from async_ckpt.saver.saver import Saver
 
 __all__ = [
     "Checkpoint",
+    "Engine",
     "PendingSave",
     "Restored",
     "SaveProgress",

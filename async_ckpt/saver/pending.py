@@ -134,10 +134,19 @@ class PendingSave:
             ProtocolError: Nothing is staged yet, or the save was released.
         """
         if self._view is None:
-            why = "was released" if self._released.is_set() else "is not staged"
+            why = "is not staged"
+            if self._released.is_set():
+                why = "was released"
+            elif self._copied:
+                why = "is not kept in memory as a whole"
             message = f"the save of step {self.step} {why}: there is no staged memory to look at"
             raise ProtocolError(message)
         return self._view()
+
+    @property
+    def viewable(self) -> bool:
+        """Whether :meth:`view` has something to show: all of the state is in memory now."""
+        return self._view is not None
 
     def release(self) -> None:
         """Give the staged memory of a held save back, so that the next one can be staged."""
