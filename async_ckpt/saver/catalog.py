@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["Catalog", "Entry", "plain", "plain_metrics"]
 
 
+_AT_ONCE = 1 << 20
+"""Bytes of a manifest that are digested where they arrive: that takes less than a hop to a thread."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A manifest without its tensors: small enough to be kept for every checkpoint."""
@@ -45,6 +49,34 @@ class Catalog:
         """Where a checkpoint, or a file in it, lies; for messages."""
         directory = f"{self._store.location}/{step_name(step)}"
         return f"{directory}/{name}" if name else directory
+
+    def remember(
+        self,
+        content: str,
+        *,
+        step: int,
+        files: tuple[FileEntry, ...],
+        created: float,
+        expects_report: bool,
+        metrics: Any,
+        metadata: Any,
+    ) -> None:
+        """Take note of a manifest that this process has just committed, so that it need not be decoded again.
+
+        It is still read from the disk, and counts as known only if its bytes have this digest.
+
+        Args:
+            content: The digest of the whole file, by :func:`async_ckpt.storage.manifest.digest`.
+            step: This and all others as in the manifest.
+            files: As there.
+            created: As there.
+            expects_report: As there.
+            metrics: As there, encoded.
+            metadata: As there, encoded.
+        """
+        path = self.path(step, MANIFEST)
+        entry = _entry(step, path, files, created, metrics, metadata, expects_report=expects_report)
+        self._known[step] = content, entry
 
     async def manifest(self, step: int) -> Manifest:
         """Read and judge a manifest.
@@ -97,30 +129,32 @@ class Catalog:
             RestoreError: As for :meth:`manifest`, or a file is missing or of another size.
         """
         data = await self._store.read(step, MANIFEST, limit=MANIFEST_LIMIT)
-        entry = await self._worker.call(self._entry, step, data)
+        entry = self._recalled(step, data) if len(data) <= _AT_ONCE else None
+        if entry is None:
+            entry = await self._worker.call(self._entry, step, data)
         await self.check_sizes(step, entry.files)
         return entry
 
+    def _recalled(self, step: int, data: bytes) -> Entry | None:
+        content, entry = self._known.get(step, ("", None))
+        return entry if content == digest(data) else None
+
     def _entry(self, step: int, data: bytes) -> Entry:
-        content = digest(data)
-        known = self._known.get(step)
-        if known is None or known[0] != content:
-            known = (content, self.entry_of(self._decode(step, data)))
-            self._known[step] = known
-        return known[1]
+        entry = self._recalled(step, data)
+        if entry is None:
+            entry = self.entry_of(self._decode(step, data))
+            self._known[step] = digest(data), entry
+        return entry
 
     def entry_of(self, manifest: Manifest) -> Entry:
         """Give the entry of a manifest that was read already."""
-        step, path = manifest.step, self.path(manifest.step, MANIFEST)
-        metadata = plain(manifest.metadata, step=step, path=path)
-        if not isinstance(metadata, dict):
-            raise DamagedCheckpointError(f"{path}: the metadata is not a table", step=step, path=path)
-        return Entry(
-            step=manifest.step,
-            files=manifest.files,
-            metrics=plain_metrics(manifest.metrics, step=step, path=path),
-            metadata=metadata,
-            created=manifest.created,
+        return _entry(
+            manifest.step,
+            self.path(manifest.step, MANIFEST),
+            manifest.files,
+            manifest.created,
+            manifest.metrics,
+            manifest.metadata,
             expects_report=manifest.expects_report,
         )
 
@@ -172,6 +206,29 @@ class Catalog:
             else:
                 valid.append(self.checkpoint(entry, report))
         return valid, damaged
+
+
+def _entry(
+    step: int,
+    path: str,
+    files: tuple[FileEntry, ...],
+    created: float,
+    metrics: Any,
+    metadata: Any,
+    *,
+    expects_report: bool,
+) -> Entry:
+    table = plain(metadata, step=step, path=path)
+    if not isinstance(table, dict):
+        raise DamagedCheckpointError(f"{path}: the metadata is not a table", step=step, path=path)
+    return Entry(
+        step=step,
+        files=files,
+        metrics=plain_metrics(metrics, step=step, path=path),
+        metadata=table,
+        created=created,
+        expects_report=expects_report,
+    )
 
 
 def plain(data: Any, *, step: int, path: str | None) -> Any:
