@@ -16,7 +16,7 @@ from async_ckpt.state.arena import Arena
 from async_ckpt.state.placing import LEAST_WINDOW
 from async_ckpt.storage.store import Pieces
 from async_ckpt.system.threads import Worker
-from async_ckpt.saver._temp import Throttle
+from async_ckpt.system.throttle import Throttle
 
 __all__ = ["FILES_ABREAST", "Engine"]
 

@@ -46,6 +46,7 @@ class Memory:
         self._idle: list[tuple[Arena, object]] = []
         self._loans: list[Loan] = []
         self._waiters: deque[_Waiter] = deque()
+        self._closed = False
 
     @property
     def held(self) -> int:
@@ -108,6 +109,9 @@ class Memory:
         if loan not in self._loans:
             return
         self._loans.remove(loan)
+        if self._closed:
+            loan.arena.close()
+            return
         self._idle.append((loan.arena, loan.owner))
         self._serve()
 
@@ -117,7 +121,8 @@ class Memory:
             self._drop(lambda _, whose: whose is owner)
 
     def close(self) -> None:
-        """Let everything idle go."""
+        """Let everything go, what is lent as soon as it is given back."""
+        self._closed = True
         self._drop(lambda _arena, _whose: True)
 
     def _ask_owners(self) -> None:

@@ -79,8 +79,9 @@ def place(layout: Layout, constant: Sequence[bool], limit: int | None = None) ->
     for file in layout.files:
         kept = sum(placed.nbytes for placed in file.tensors if constant[placed.index])
         if kept < _WORTH:
+            at = _up(at)
             images.append(at)
-            at += _up(file.size)
+            at += file.size
         else:
             images.append(None)
             streamed.append(file.size)

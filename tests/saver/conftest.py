@@ -12,6 +12,7 @@ import pytest
 
 from async_ckpt.storage.local import LocalStore
 from async_ckpt.storage.memory import MemoryPlace, MemoryStore
+from async_ckpt.system.threads import Worker
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -58,6 +59,14 @@ class Faults:
 @pytest.fixture
 def faults() -> Faults:
     return Faults()
+
+
+@pytest.fixture
+def thread() -> Any:
+    """A thread to wait in, so that the loop goes on."""
+    worker = Worker("test")
+    yield worker
+    worker.close()
 
 
 @pytest.fixture

@@ -32,13 +32,6 @@ def phase(pending: PendingSave) -> str:
     return pending.progress.phase
 
 
-@pytest.fixture
-def thread() -> Any:
-    worker = Worker("test")
-    yield worker
-    worker.close()
-
-
 # -- order and waiting ---------------------------------------------------------------------------
 
 
