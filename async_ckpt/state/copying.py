@@ -68,7 +68,7 @@ class Copier:
             if end <= start or not placed.nbytes:
                 continue
             if placed.nbytes <= _SMALL and begin >= start and end <= stop:
-                if run and (len(run) == _TOGETHER or self._differ(run[0], placed)):
+                if run and (len(run) == _TOGETHER or not self._joins(run[-1], placed)):
                     self._copy_run(run, start, target)
                     run = []
                 run.append(placed)
@@ -83,8 +83,12 @@ class Copier:
         if placed.nbytes:
             self._copy_part(placed, 0, placed.nbytes, target)
 
-    def _differ(self, one: Placed, other: Placed) -> bool:
-        return self._specs[one.index].dtype != self._specs[other.index].dtype
+    def _joins(self, one: Placed, other: Placed) -> bool:
+        """Say whether the other follows at once, and has the same elements."""
+        end = one.offset_in_file + one.nbytes
+        return end == other.offset_in_file and (
+            self._specs[one.index].dtype == self._specs[other.index].dtype
+        )
 
     def _copy_run(self, run: list[Placed], start: int, target: Bytes) -> None:
         """Copy small tensors that follow one another without a hole."""
@@ -110,6 +114,7 @@ class Copier:
         size = ITEMSIZE[spec.dtype]
         into = target.view(DTYPES[spec.dtype])
         begin, end = low // size, high // size
+        source = np.atleast_1d(source)
         across = source.size // source.shape[0]
         first, last = -(-begin // across), end // across
         if first >= last:
@@ -138,4 +143,3 @@ def _offset(placed: Placed) -> int:
 
 def _is_row(source: Array, spec: ArraySpec) -> bool:
     return bool(source.flags.c_contiguous) and source.dtype == DTYPES[spec.dtype]
-
