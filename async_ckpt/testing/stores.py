@@ -14,7 +14,7 @@ from async_ckpt.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from async_ckpt.storage.store import Store
 
@@ -173,6 +173,68 @@ async def _check_failed_write(store: Store, make: Callable[[], Store]) -> None:
     await store.discard(attempt)
 
 
+class _Pieces:
+    """A large file in pieces, the last of them short; breaks after some of them if told to."""
+
+    def __init__(self, data: bytes, *, good: int = 99) -> None:
+        self.nbytes = len(data)
+        self.going = False
+        self._data = memoryview(data)
+        self._good = good
+
+    def __iter__(self) -> Iterator[memoryview]:
+        self.going = True
+        try:
+            for number, start in enumerate(range(0, self.nbytes, 1 << 20)):
+                if number == self._good:
+                    raise LookupError("no such piece")  # noqa: TRY301 - stands for whatever a piece needs
+                yield self._data[start : start + (1 << 20)]
+        finally:
+            self.going = False
+
+
+async def _check_pieces(store: Store, make: Callable[[], Store]) -> None:
+    del make
+    attempt = await store.begin(3)
+    large = bytes(range(256)) * (_LARGE // 256) + b"end"
+    seen: list[int] = []
+    await store.write(attempt, _DATA, _Pieces(large), progress=seen.append, stopped=_never)
+    _that(seen and seen[-1] == len(large) and seen == sorted(seen), "progress grows to the size")
+    await _write(store, attempt, _MANIFEST, b"{}")
+    await store.commit(attempt, 3)
+    target = bytearray(len(large))
+    await store.read_into(3, _DATA, 0, memoryview(target))
+    _that(target == large, "a file made in pieces is their bytes, one after the other")
+    for pieces, stopped, kind in (
+        (_Pieces(large, good=1), _never, LookupError),
+        (_Pieces(large), lambda: True, SaveError),
+    ):
+        attempt = await store.begin(4)
+        doing = store.write(attempt, _DATA, pieces, progress=_nothing, stopped=stopped)
+        await _raises(kind, doing, "a piece that cannot be made, or is not wanted, ends the write")
+        _that(not pieces.going, "the pieces are closed when nobody takes them any more")
+        await _raises(ProtocolError, _write(store, attempt, "x", b""), "and the attempt")
+        await store.discard(attempt)
+    _that(await store.steps() == [3], "what was given up is not listed")
+
+
+async def _check_link(store: Store, make: Callable[[], Store]) -> None:
+    del make
+    await _save(store, 1, b"data")
+    attempt = await store.begin(2)
+    for step, name, size in ((9, _DATA, 4), (1, "other", 4), (1, _DATA, 5)):
+        linked = await store.link(attempt, step, name, size)
+        _that(linked is False, "what is not there, or of another size, is not linked")
+    linked = await store.link(attempt, 1, _DATA, 4)
+    if not linked:
+        await _write(store, attempt, _DATA, b"data")
+    await _write(store, attempt, _MANIFEST, b"{}")
+    await store.commit(attempt, 2)
+    _that(await store.remove(1) is True, "what shares a file with another checkpoint can be removed")
+    _that(await store.read(2, _DATA, limit=9) == b"data", "and the other one keeps it")
+    await _raises(ProtocolError, store.link("unknown", 2, _DATA, 4), "an attempt that is over takes no files")
+
+
 async def _check_stopped(store: Store, make: Callable[[], Store]) -> None:
     del make
     for size in (10, _LARGE):
@@ -311,6 +373,8 @@ _ALONE = (
     _check_protocol,
     _check_failed_write,
     _check_stopped,
+    _check_pieces,
+    _check_link,
     _check_add,
     _check_reading,
     _check_pins,

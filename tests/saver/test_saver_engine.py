@@ -12,7 +12,6 @@ import pytest
 
 from async_ckpt import Engine, ProtocolError, Saver, SaveError, UnsupportedLeafError
 from async_ckpt.saver import warming
-from async_ckpt.state.arena import PIECE
 from async_ckpt.storage.memory import MemoryStore
 from async_ckpt.system.threads import Worker
 
@@ -191,13 +190,14 @@ class Held:
             return prefault(piece)
 
         monkeypatch.setattr(warming, "prefault", held)
+        monkeypatch.setattr(warming, "PIECE", 2**16)
 
 
 async def test_a_save_goes_before_what_is_being_made_ready(
     memory: MemoryStore, thread: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = Held(monkeypatch)
-    live = state(1.0, 16 * PIECE // MIB)
+    live = state(1.0)
     async with Saver(memory) as saver:
         preparing = asyncio.ensure_future(saver.prepare(live))
         await thread.call(held.came.wait)
@@ -218,7 +218,7 @@ async def test_cancelling_the_preparation_ends_its_threads(
     memory: MemoryStore, thread: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = Held(monkeypatch)
-    live = state(1.0, 16 * PIECE // MIB)
+    live = state(1.0)
     async with Saver(memory) as saver:
         preparing = asyncio.ensure_future(saver.prepare(live))
         await thread.call(held.came.wait)
