@@ -56,6 +56,17 @@ def test_early_stopping_ends_at_the_same_step_with_and_without_a_restart(tmp_pat
     assert checkpoints == [line for line in whole if line.startswith("checkpoint ")]
 
 
+def test_overlap_writes_what_changed_and_shares_what_did_not(tmp_path: Path) -> None:
+    lines = run("overlap.py", str(tmp_path))
+    assert lines[0] == "starting at step 0"
+    assert [line.split(":")[0] for line in lines[1:-1]] == [f"checkpoint {step}" for step in range(0, 50, 10)]
+    assert lines[-1].startswith("stopped at step 40")
+    shared = {path.stat().st_ino for path in tmp_path.glob("step-*/frozen-*")}
+    written = {path.stat().st_ino for path in tmp_path.glob("step-*/state-*")}
+    assert (len(shared), len(written)) == (1, 5)
+    assert run("overlap.py", str(tmp_path))[0] == "starting at step 40"
+
+
 class Client:
     """Speaks to the service over a real socket, one connection for each request."""
 
