@@ -187,7 +187,8 @@ class Saver:
         May be called again, and does nothing while a save is in flight.
 
         Args:
-            state: As for :meth:`start_save`; it is looked at now, and not kept.
+            state: As for :meth:`start_save`. It is looked at in a thread and not kept; its arrays may change
+                meanwhile, its containers may not.
 
         Raises:
             UnsupportedLeafError: The state cannot be saved.
@@ -197,7 +198,7 @@ class Saver:
         Cancellation: what was made ready stays so; no thread is left behind.
         """
         self._check_open()
-        await self._prepare_flat(self._flatten(state))
+        await self._prepare_flat(await self._worker.call(self._flatten, state))
 
     def mutating(self) -> Mutation:
         """A block of code that changes the state: ``async with``, or plain ``with`` in a thread.

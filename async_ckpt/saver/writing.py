@@ -14,6 +14,7 @@ from async_ckpt.saver.reuse import before_of, latest_before
 from async_ckpt.saver.staged import Plan, Staged
 from async_ckpt.saver.warming import Warming
 from async_ckpt.state.staging import stage
+from async_ckpt.storage.manifest import digest
 from async_ckpt.storage.names import MANIFEST, step_name
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class Writer:
         if not staged.plan.placing.live:
             pending._move("writing")
         digests = await self._write_files(job, job.attempt, staged, before)
-        await self._write_manifest(job, job.attempt, staged, digests)
+        content = await self._write_manifest(job, job.attempt, staged, digests)
         self._check(pending)
         pending._move("written")
         self._offer_memory(job, staged)
@@ -165,6 +166,15 @@ class Writer:
         await self._store.commit(job.attempt, step)
         if self._options.reuse_unchanged:
             self._before = before_of(step, staged.plan.layout, digests)
+        self._catalog.remember(
+            content,
+            step=step,
+            files=staged.plan.template.files,
+            created=job.labels.created,
+            expects_report=job.labels.expects_report,
+            metrics=job.labels.encoded[0],
+            metadata=job.labels.encoded[1],
+        )
         return Checkpoint(
             step=step,
             path=f"{self._store.location}/{step_name(step)}",
@@ -287,8 +297,9 @@ class Writer:
         )
         return await files.write()
 
-    async def _write_manifest(self, job: Job, attempt: str, staged: Staged, digests: Digests) -> None:
-        data = await self._engine._digester.call(self._manifest, job, attempt, staged, digests)
+    async def _write_manifest(self, job: Job, attempt: str, staged: Staged, digests: Digests) -> str:
+        """Write it, and give its digest."""
+        data, content = await self._engine._digester.call(self._manifest, job, attempt, staged, digests)
         await self._store.write(
             attempt,
             MANIFEST,
@@ -296,10 +307,13 @@ class Writer:
             progress=_ignore,
             stopped=job.pending._stopped,
         )
+        return content
 
-    def _manifest(self, job: Job, attempt: str, staged: Staged, digests: Digests) -> bytearray:
+    def _manifest(
+        self, job: Job, attempt: str, staged: Staged, digests: Digests
+    ) -> tuple[bytearray, str]:
         labels, plan = job.labels, staged.plan
-        return plan.template.encode(
+        data = plan.template.encode(
             [found.tensors for found in digests],
             staged.flat.holes,
             step=job.pending.step,
@@ -310,6 +324,7 @@ class Writer:
             metadata=labels.encoded[1],
             listeners=labels.listeners,
         )
+        return data, digest(data)
 
     def _check(self, pending: PendingSave) -> None:
         if pending._stopped():
