@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import shutil
 import sys
 import tempfile
 import time
@@ -29,37 +28,34 @@ def main() -> None:
     out = options.out or (PAGE.parent if not (options.quick or options.only) else ROOT / "runs" / "bench")
     raw = out / "performance" / "results.json"
     if not options.render:
-        results = measure(row, options)
-        raw.parent.mkdir(parents=True, exist_ok=True)
-        raw.write_bytes(encode(results))
+        measure(row, options, raw)
     results = decode(raw.read_bytes())
     drawn = draw(results, raw.parent)
     (out / PAGE.name).write_text(page(results, drawn), encoding="utf-8")
     print(f"{out / PAGE.name}, from {raw}")
 
 
-def measure(row: list[Job], options: argparse.Namespace) -> Results:
-    """Run the jobs below a directory of their own, and say how each went as it ends."""
+def measure(row: list[Job], options: argparse.Namespace, raw: Path) -> None:
+    """Run the jobs below a directory of their own; say how each went, and keep it, as soon as it ends."""
     began, started = dt.datetime.now(dt.UTC), time.perf_counter()
     options.dir.mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(prefix="bench-", dir=options.dir))
-    runs: list[Run] = []
-    try:
-        for number, job in enumerate(row, 1):
-            run = driver.perform(job, directory)
-            runs.append(run)
-            print(f"[{number}/{len(row)}] round {job.round} {job.name}: {_in_short(run)}", flush=True)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-    return Results(
+    raw.parent.mkdir(parents=True, exist_ok=True)
+    results = Results(
         command=" ".join(["nox -s bench", *(["--", *sys.argv[1:]] if sys.argv[1:] else [])]),
         began=began.strftime("%Y-%m-%d %H:%M UTC"),
-        seconds=time.perf_counter() - started,
+        seconds=0.0,
         quick=options.quick,
         revision=machine.revision(),
         machine=machine.facts(options.dir),
-        runs=runs,
+        runs=[],
     )
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir, ignore_cleanup_errors=True) as name:
+        for number, job in enumerate(row, 1):
+            run = driver.perform(job, Path(name))
+            results.runs.append(run)
+            results.seconds = time.perf_counter() - started
+            raw.write_bytes(encode(results))
+            print(f"[{number}/{len(row)}] round {job.round} {job.name}: {_in_short(run)}", flush=True)
 
 
 def _in_short(run: Run) -> str:
@@ -72,7 +68,7 @@ def _in_short(run: Run) -> str:
     ]
     if run.memory_base is not None and run.memory_peak is not None:
         parts.append(f"+{(run.memory_peak - run.memory_base) / 1e6:.0f} MB")
-    parts += [f"{name} {values[-1]:.6g}" for name, values in run.values.items()]
+    parts += [f"{name} {values[-1]:.6g}" for name, values in run.values.items() if values]
     if run.error:
         parts.append(f"FAILED: {run.error}")
     return ", ".join(parts)

@@ -29,18 +29,19 @@ def perform(job: Job, directory: Path) -> Run:
     place = Path(tempfile.mkdtemp(prefix="job-", dir=directory))
     began, busy, own = time.perf_counter(), busy_seconds(), _childrens_seconds()
     try:
-        run = _child(job, place)
+        run, seen = _child(job, place)
     finally:
         shutil.rmtree(place, ignore_errors=True)
         os.sync()
     run.seconds = time.perf_counter() - began
-    spent = _childrens_seconds() - own
+    spent = max(_childrens_seconds() - own, seen)
     others = busy_seconds() - busy - spent
     run.foreign = max(0.0, others / (run.seconds * (os.cpu_count() or 1)))
     return run
 
 
-def _child(job: Job, place: Path) -> Run:
+def _child(job: Job, place: Path) -> tuple[Run, float]:
+    """What came of it, and the processor seconds that it and its own children were seen to use."""
     job_file, run_file, log_file = place / "job.json", place / "run.json", place / "log.txt"
     data = place / "data"
     data.mkdir()
@@ -62,7 +63,7 @@ def _child(job: Job, place: Path) -> Run:
     found = peak_between(watch.samples, run.marks.get("base", 0.0), run.marks.get("end", 0.0))
     if found is not None:
         run.memory_base, run.memory_peak = found
-    return run
+    return run, watch.used
 
 
 def _wait(child: subprocess.Popen[bytes], limit_secs: float) -> Watch:

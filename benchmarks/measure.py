@@ -18,6 +18,7 @@ __all__ = ["Ticker", "clear", "compute", "drop_caches", "fsync_tree", "tidy"]
 
 TICK = 0.001
 BIN = 0.010
+WATCHED_SECS = 0.1
 
 
 class Ticker:
@@ -113,7 +114,8 @@ def drop_caches() -> bool:
 
 
 def tidy() -> None:
-    """Give freed memory back to the system, so that it is not taken for a saving later."""
+    """Give freed memory back to the system, and wait until whoever watches from outside has seen it."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+    time.sleep(WATCHED_SECS)

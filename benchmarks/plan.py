@@ -25,7 +25,6 @@ COMPARED = (
 SCALED = ("ours-copy", "direct", "safetensors", "dcp-thread", "orbax-jax")
 BESIDE_TRAINING = (
     "ours-copy",
-    "ours-overlap",
     "orbax-jax",
     "dcp-thread",
     "dcp-process",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ def gpt2(width: int = 768, vocabulary: int = 50257, context: int = 1024, layers:
     return shapes | {"ln_f.weight": (width,), "ln_f.bias": (width,)}
 
 
+@functools.cache
 def spec(name: str) -> Spec:
     """The state of that name.
 
@@ -73,19 +75,19 @@ def spec(name: str) -> Spec:
         ValueError: There is none of that name.
     """
     kind, _, size = name.partition("-")
+    number = int(size) if size.isdecimal() else 0
     if name in {"gpt2", "gpt2-mini"}:
         shapes = gpt2() if name == "gpt2" else gpt2(width=96, vocabulary=50257 // 8, context=128)
         return Spec(name, {group: dict(shapes) for group in ("model", "exp_avg", "exp_avg_sq")})
-    number = int(size)
-    if kind == "many":
+    if kind == "many" and number:
         return Spec(name, {"model": {f"t{i:06d}": (256,) for i in range(number)}})
-    if kind == "one":
+    if kind == "one" and number:
         return Spec(name, {"model": {"weight": (number // 4,)}})
-    if kind == "size":
+    if kind == "size" and number:
         each = (number // 48 // 4,)
         groups = ("model", "exp_avg", "exp_avg_sq")
         return Spec(name, {group: {f"t{i:02d}": each for i in range(16)} for group in groups})
-    if kind == "frozen":
+    if kind == "frozen" and number:
         each = (number // 40 // 4,)
         parts = (*(f"frozen-{i}" for i in range(9)), "tuned")
         return Spec(name, {group: {f"t{i}": each for i in range(4)} for group in parts})

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Watch", "busy_seconds", "peak_between"]
+__all__ = ["Watch", "busy_seconds", "descendants", "peak_between", "processor_seconds"]
 
 _ROLLS = re.compile(rb"^(RssAnon|RssShmem):\s+(\d+) kB", re.MULTILINE)
 _TREE_EVERY = 0.25
@@ -26,12 +26,14 @@ class Watch:
     samples: list[tuple[float, int]] = field(default_factory=list)
     _tree: list[int] = field(default_factory=list)
     _looked: float = 0.0
+    _used: dict[int, float] = field(default_factory=dict)
 
     def sample(self) -> None:
         """Take a sample now."""
         now = time.perf_counter()
         if now - self._looked > _TREE_EVERY:
             self._tree, self._looked = descendants(self.pid), now
+            self._used |= {pid: used for pid in self._tree if (used := processor_seconds(pid)) is not None}
         own, shared = 0, 0
         for pid in self._tree:
             try:
@@ -42,6 +44,20 @@ class Watch:
             own += sizes.get(b"RssAnon", 0)
             shared = max(shared, sizes.get(b"RssShmem", 0))
         self.samples.append((now, own + shared))
+
+    @property
+    def used(self) -> float:
+        """Processor seconds of all of them, as far as was seen; who waited for whom makes no difference."""
+        return sum(self._used.values())
+
+
+def processor_seconds(pid: int) -> float | None:
+    """What a process has used so far, its children apart; None when it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / float(os.sysconf("SC_CLK_TCK"))
 
 
 def descendants(pid: int) -> list[int]:

@@ -35,7 +35,8 @@ class Times:
 
     @property
     def ended(self) -> float:
-        return max(self.began, self.released or 0.0, self.durable or 0.0)
+        """When the save was over for everyone; what a caller computes beside it does not count."""
+        return self.durable or self.released or self.began
 
     @property
     def stall(self) -> float | None:
