@@ -11,12 +11,13 @@ import numpy as np
 from async_ckpt.saver.manifests import manifest_template
 from async_ckpt.saver.memory import Loan
 from async_ckpt.state import staging
-from async_ckpt.state.arrays import Bytes
-from async_ckpt.saver._temp import is_immutable, hold, changed
+from async_ckpt.state.arrays import Bytes, is_immutable
 from async_ckpt.state.copying import Copier
+from async_ckpt.state.jax_arrays import hold_all
 from async_ckpt.state.layout import plan
 from async_ckpt.state.placing import place
 from async_ckpt.state.tree import Flat
+from async_ckpt.state.validating import changed
 from async_ckpt.storage.template import ManifestTemplate
 
 __all__ = ["Plan", "Staged"]
@@ -68,10 +69,10 @@ class Staged:
 
     def hold(self) -> None:
         """Keep what never changes by reference. Waits until it is computed: call it in a thread."""
-        held = [
-            hold(value) if constant else value
-            for value, constant in zip(self.flat.values, self.plan.constant, strict=True)
-        ]
+        kept = [index for index, constant in enumerate(self.plan.constant) if constant]
+        held = list(self.flat.values)
+        for index, array in zip(kept, hold_all([held[index] for index in kept]), strict=True):
+            held[index] = array
         self.copier = Copier(self.plan.outline.specs, held, self.plan.outline.paths)
 
     def changed(self) -> list[int]:

@@ -236,7 +236,7 @@ class Writer:
         if indices:
             paths = staged.plan.outline.paths
             names = ", ".join(paths[index] for index in indices[:10])
-            more = f" and {len(indices) - 10} more" if len(indices) > 10 else ""  # noqa: PLR2004
+            more = f" and {len(indices) - 10} more" if len(indices) > 10 else ""
             message = (
                 f"{names}{more} changed while being copied; change the state inside mutating(), "
                 "or after staged()"
@@ -275,9 +275,7 @@ class Writer:
             self._before = await latest_before(self._catalog, self._store)
         return self._before
 
-    async def _write_files(
-        self, job: Job, attempt: str, staged: Staged, before: Before | None
-    ) -> Digests:
+    async def _write_files(self, job: Job, attempt: str, staged: Staged, before: Before | None) -> Digests:
         loop = asyncio.get_running_loop()
 
         def copied() -> None:
@@ -292,7 +290,7 @@ class Writer:
             staged,
             job.pending,
             before,
-            lambda: loop.call_soon_threadsafe(copied),
+            _in_loop(loop, copied),
             judge=partial(self._judge, staged) if self._options.validate_staging else None,
         )
         return await files.write()
@@ -309,9 +307,7 @@ class Writer:
         )
         return content
 
-    def _manifest(
-        self, job: Job, attempt: str, staged: Staged, digests: Digests
-    ) -> tuple[bytearray, str]:
+    def _manifest(self, job: Job, attempt: str, staged: Staged, digests: Digests) -> tuple[bytearray, str]:
         labels, plan = job.labels, staged.plan
         data = plan.template.encode(
             [found.tensors for found in digests],
@@ -335,6 +331,15 @@ class Writer:
         path = where if isinstance(where, str) else f"{self._store.location}/{step_name(step)}"
         message = f"the save of step {step} failed: {error or type(error).__name__}"
         return SaveError(message, step=step, path=path)
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> Callable[[], None]:
+    """Give what a thread may call to have ``call`` called on the loop."""
+
+    def tell() -> None:
+        loop.call_soon_threadsafe(call)
+
+    return tell
 
 
 def _ignore(_done: int) -> None:

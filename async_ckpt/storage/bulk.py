@@ -20,7 +20,7 @@ import numpy as np
 from async_ckpt.storage import posix
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from async_ckpt.storage.store import Pieces
 
@@ -62,9 +62,7 @@ def write_file(
         with contextlib.closing(_pieces(data)) as pieces:
             for piece in pieces:
                 file.append(piece)
-        if file.done != data.nbytes:
-            msg = f"{name}: {file.done} bytes came of {data.nbytes}"
-            raise ValueError(msg)
+        file.end(name, data.nbytes)
         posix.fsync(fd)
     except BaseException:
         _close_quietly(fd)
@@ -77,7 +75,7 @@ def close(fd: int) -> None:
     os.close(fd)
 
 
-def _pieces(data: memoryview | Pieces) -> Iterator[memoryview]:
+def _pieces(data: memoryview | Pieces) -> Generator[memoryview, None, None]:
     if isinstance(data, memoryview):
         yield data
     else:
@@ -111,6 +109,12 @@ class _File:
                 length -= length % ALIGNMENT
             at = self.done - start
             self._write(data[at : at + length])
+
+    def end(self, name: str, nbytes: int) -> None:
+        """Check that everything came."""
+        if self.done != nbytes:
+            msg = f"{name}: {self.done} bytes came of {nbytes}"
+            raise ValueError(msg)
 
     def _write(self, data: memoryview) -> None:
         try:

@@ -187,7 +187,7 @@ class _Pieces:
         try:
             for number, start in enumerate(range(0, self.nbytes, 1 << 20)):
                 if number == self._good:
-                    raise LookupError("no such piece")  # noqa: TRY301 - stands for whatever a piece needs
+                    raise LookupError("no such piece")
                 yield self._data[start : start + (1 << 20)]
         finally:
             self.going = False

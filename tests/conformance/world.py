@@ -20,6 +20,7 @@ from async_ckpt import (
     StopAtStepHook,
 )
 from async_ckpt.storage.local import LocalStore
+from async_ckpt.storage.store import Pieces
 from async_ckpt.testing import FakeClock
 
 __all__ = ["World"]
@@ -81,7 +82,7 @@ class Disk(LocalStore):
         self._step = step
         return await super().begin(step)
 
-    async def write(self, attempt: str, name: str, data: memoryview, **hooks: Any) -> None:
+    async def write(self, attempt: str, name: str, data: memoryview | Pieces, **hooks: Any) -> None:
         name_of_error = self._fails[self._saves - 1] if self._saves <= len(self._fails) else None
         if name_of_error is not None:
             self._trace.append(f"save@{self._step} fails {name_of_error}")

@@ -1,9 +1,8 @@
-"""Staging memory of several owners: within the budget, in fair turns, without waiting for each other in a ring."""
+"""Staging memory of several owners: within the budget, in turns, and nobody waits for each other in a ring."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,8 +24,8 @@ def memory(released: list[Arena]) -> Memory:
 
 
 @pytest.fixture
-def free(released: list[Arena]) -> Iterator[Memory]:
-    yield Memory(None, released.append)
+def free(released: list[Arena]) -> Memory:
+    return Memory(None, released.append)
 
 
 async def settle() -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from async_ckpt import Engine, ProtocolError, Saver, SaveError, UnsupportedLeafError
+from async_ckpt import Engine, ProtocolError, SaveError, Saver, UnsupportedLeafError
 from async_ckpt.saver import warming
+from async_ckpt.state import arena
 from async_ckpt.storage.memory import MemoryStore
 from async_ckpt.system.threads import Worker
 
@@ -48,7 +49,7 @@ async def test_limits_belong_to_the_engine_that_is_given(tmp_path: Path) -> None
     async with Engine() as engine:
         for options in ({"staging_bytes": 8 * MIB}, {"io_bytes_per_sec": 1e9}):
             with pytest.raises(ValueError, match="belong to the engine"):
-                Saver(tmp_path, engine=engine, **options)  # type: ignore[arg-type]
+                Saver(tmp_path, engine=engine, **options)
 
 
 async def test_sixteen_savers_stay_within_one_budget(tmp_path: Path) -> None:
@@ -180,7 +181,7 @@ class Held:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.came, self.go = threading.Event(), threading.Event()
-        prefault = warming.prefault
+        prefault = arena.prefault
         self.touched = 0
 
         def held(piece: memoryview) -> bool:
@@ -267,7 +268,9 @@ async def test_nobody_is_kept_waiting_for_memory_that_may_never_be_used(tmp_path
         await other.aclose()
 
 
-async def test_warm_memory_is_only_what_was_touched(memory: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_warm_memory_is_only_what_was_touched(
+    memory: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with Saver(memory) as saver:
 
         def fails(_: memoryview) -> bool:

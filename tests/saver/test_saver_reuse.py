@@ -1,4 +1,4 @@
-"""``reuse_unchanged``: files in which nothing changed are linked, and every checkpoint stays complete by itself."""
+"""``reuse_unchanged``: files in which nothing changed are linked, and every checkpoint stays complete."""
 
 from __future__ import annotations
 
@@ -152,7 +152,9 @@ async def test_another_structure_is_written_whole(tmp_path: Path) -> None:
         assert_same((await saver.restore(2)).state, other)
 
 
-async def test_after_a_failed_commit_nothing_is_taken_for_granted(memory: MemoryStore, faults: Faults) -> None:
+async def test_after_a_failed_commit_nothing_is_taken_for_granted(
+    memory: MemoryStore, faults: Faults
+) -> None:
     async with Saver(memory, reuse_unchanged=True) as saver:
         await saver.save(state(1.0), 1)
         live = state(2.0)

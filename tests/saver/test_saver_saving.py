@@ -206,8 +206,9 @@ async def test_cancelling_ends_the_digesting_too(
     memory: MemoryStore, thread: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from async_ckpt.saver import files
+    from async_ckpt.state.staging import digest_image as digest
 
-    came, go, digest = threading.Event(), threading.Event(), files.digest_image
+    came, go = threading.Event(), threading.Event()
 
     def held(*args: Any, **kwargs: Any) -> Any:
         came.set()

@@ -20,6 +20,7 @@ from async_ckpt import (
     events,
 )
 from async_ckpt.storage.memory import MemoryStore
+from async_ckpt.storage.store import Pieces
 from async_ckpt.testing import FakeClock, Gate, RecordingListener
 from tests.session.lives import Log, new_state, train
 from tests.session.support import SlowStore, soon
@@ -249,7 +250,7 @@ class SecondFileWaits(MemoryStore):
         self.gate = Gate()
         self.files = 0
 
-    async def write(self, attempt: str, name: str, data: memoryview, **more: Any) -> None:
+    async def write(self, attempt: str, name: str, data: memoryview | Pieces, **more: Any) -> None:
         self.files += 1
         if self.files > 1:
             await self.gate()

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from async_ckpt.state.arrays import stored
 from async_ckpt.state import staging
+from async_ckpt.state.arrays import stored
 from async_ckpt.state.copying import Copier
 from async_ckpt.state.layout import Layout, plan
 from async_ckpt.state.placing import Placing, place

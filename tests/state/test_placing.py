@@ -1,9 +1,10 @@
-"""Where a state waits for the disk: images for what may change, a window for what does not fit or never changes."""
+"""Where a state waits for the disk: images for what may change, a window for the rest."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,7 @@ MIB = 2**20
 
 def layout_of(*sizes: int, groups: int = 2) -> Layout:
     specs = [
-        TensorSpec(f"g{index % groups}", f"t{index}", "U8", (size,), size)
-        for index, size in enumerate(sizes)
+        TensorSpec(f"g{index % groups}", f"t{index}", "U8", (size,), size) for index, size in enumerate(sizes)
     ]
     return plan(specs)
 
@@ -54,7 +54,7 @@ def test_nothing_overlaps_and_the_limit_holds(
     layout = layout_of(*sizes, groups=groups)
     placing = place(layout, constants, limit)
     taken = spans(layout, placing)
-    assert all(end <= start for (_, end), (start, _) in zip(taken, taken[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in pairwise(taken))
     assert all(0 <= start <= end <= placing.nbytes for start, end in taken)
     assert limit is None or placing.nbytes <= limit
     assert all(at is None or at % PAGE == 0 for at in placing.images)
@@ -164,7 +164,7 @@ def test_who_stops_early_leaves_no_thread_at_work_in_the_slots(pool: ThreadPoolE
     stream, _, _ = streamed(pool, PAGE)
     pieces = iter(stream)
     next(pieces)
-    pieces.close()  # type: ignore[attr-defined]
+    pieces.close()
     # Both threads of the pool are free again: two calls that need each other come together.
     barrier = pool.submit(lambda: pool.submit(lambda: "free").result(30))
     assert barrier.result(30) == "free"
