@@ -228,5 +228,3 @@ def _exhaust(pieces: StreamedFile, stopped: Callable[[], bool]) -> None:
 
 def _nothing() -> None:
     """A file that is only looked at leaves nothing behind."""
-
-

@@ -51,9 +51,7 @@ class Memory:
     @property
     def held(self) -> int:
         """Bytes of all arenas, lent or idle."""
-        return sum(arena.nbytes for arena, _ in self._idle) + sum(
-            loan.arena.nbytes for loan in self._loans
-        )
+        return sum(arena.nbytes for arena, _ in self._idle) + sum(loan.arena.nbytes for loan in self._loans)
 
     def fits(self, nbytes: int) -> bool:
         """Whether so much can ever be lent."""
