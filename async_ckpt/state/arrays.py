@@ -31,6 +31,7 @@ __all__ = [
     "describe",
     "from_buffer",
     "is_array",
+    "is_immutable",
     "present",
     "stored",
     "traits",
@@ -102,6 +103,15 @@ class ArraySpec(NamedTuple):
 def is_array(value: object) -> bool:
     """Say whether ``value`` is an array of numpy, or of torch or jax if those are loaded."""
     return isinstance(value, np.ndarray) or torch_arrays.is_tensor(value) or jax_arrays.is_array(value)
+
+
+def is_immutable(value: object) -> bool:
+    """Say whether the bytes of an array can never change; :func:`.jax_arrays.hold` keeps it without a copy.
+
+    True of jax arrays. One that jax made of a numpy array without copying it (``device_put``) shares the
+    numpy array's fate: jax forbids writing to that as long as the jax array lives.
+    """
+    return jax_arrays.is_array(value)
 
 
 def describe(value: object) -> ArraySpec:

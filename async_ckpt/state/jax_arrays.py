@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,26 @@ import numpy.typing as npt
 
 from .dtypes import UnsaveableError
 
-__all__ = ["KINDS", "as_numpy", "describe", "is_array", "place", "present"]
+__all__ = [
+    "KINDS",
+    "Donations",
+    "as_numpy",
+    "describe",
+    "hold",
+    "hold_all",
+    "is_array",
+    "lies_on_host",
+    "place",
+    "present",
+]
 
 _IMPLS = ("threefry2x32", "rbg", "unsafe_rbg")
 KINDS = frozenset({"jax", "jax:c128", *(f"jax:key:{impl}" for impl in _IMPLS)})
+
+_SMALL = 64 * 2**10
+"""Bytes up to which a copy is cheaper than what a reference does to a step that donates."""
+
+_PROBES = 64
 
 
 def _jax() -> Any:
@@ -67,8 +84,94 @@ def describe(array: Any, names: Mapping[Any, str]) -> tuple[str, tuple[int, ...]
 
 def as_numpy(array: Any) -> npt.NDArray[Any]:
     """Give the array on the host; waits until it is computed, shares memory if it lies there already."""
-    host: npt.NDArray[Any] = np.asarray(_jax().random.key_data(array) if _is_key(array) else array)
+    host: npt.NDArray[Any] = np.asarray(_plain(array))
     return host
+
+
+def _plain(array: Any) -> Any:
+    return _jax().random.key_data(array) if _is_key(array) else array
+
+
+def lies_on_host(array: Any) -> bool:
+    """Say whether the bytes lie in the host's memory in one piece, so that :func:`hold` shares them."""
+    return array.is_fully_replicated and all(device.platform == "cpu" for device in array.devices())
+
+
+def hold(array: Any) -> npt.NDArray[Any]:
+    """Give the array on the host, to be kept: it stays valid and unchanged whatever becomes of ``array``.
+
+    What :func:`lies_on_host` is shared, unless it is small. jax counts the reference: a step that the array
+    is donated to takes fresh memory for its result and leaves this alone, ``delete()`` frees it only once
+    it is no longer held. Fresh memory is several times slower to write to than a copy is to take, so where
+    training donates a copy is better; see :class:`Donations`. What is spread over devices, or lies on others
+    than the CPU, is copied, and no copy stays behind in ``array``.
+
+    Waits until the array is computed and leaves the interpreter to others meanwhile.
+
+    Returns:
+        A read-only array of the shape and dtype; of a key, its data.
+
+    Raises:
+        RuntimeError: The array was donated or deleted before.
+    """
+    return hold_all([array])[0]
+
+
+def hold_all(arrays: Sequence[Any]) -> list[npt.NDArray[Any]]:
+    """Do what :func:`hold` does for several arrays; all copies from devices are started at once."""
+    started = [_start(array) for array in arrays]
+    return [_finish(array) for array in started]
+
+
+def _start(array: Any) -> Any:
+    plain = _plain(array)
+    if lies_on_host(plain):
+        return plain
+    # jax keeps what it copied to the host beside the array it was asked for, as long as that lives.
+    shards = [shard.data for shard in plain.addressable_shards]
+    again = _jax().make_array_from_single_device_arrays(plain.shape, plain.sharding, shards)
+    again.copy_to_host_async()
+    return again
+
+
+def _finish(array: Any) -> npt.NDArray[Any]:
+    host: npt.NDArray[Any] = np.asarray(array)
+    if host.nbytes <= _SMALL:
+        host = host.copy()
+    host.flags.writeable = False
+    return host
+
+
+class Donations:
+    """Learns from one save to the next whether training donates its arrays to its steps.
+
+    An array that is held cannot be donated, and nothing would show that it was meant to be. So a few small
+    ones, which :func:`hold` copies, are watched. Keeping them keeps no memory alive once they are donated.
+
+    Attributes:
+        seen: Whether an array of an earlier save was donated or deleted since.
+    """
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._probes: list[Any] = []
+
+    def look(self, values: Iterable[Any]) -> bool:
+        """Look at what became of the last save's arrays, and watch these from now on.
+
+        Args:
+            values: The leaves of the state that is being saved, of any kind.
+
+        Returns:
+            ``seen``; it stays true.
+        """
+        self.seen = self.seen or any(array.is_deleted() for array in self._probes)
+        self._probes = list(islice(filter(_is_probe, values), _PROBES))
+        return self.seen
+
+
+def _is_probe(value: Any) -> bool:
+    return is_array(value) and not _is_key(value) and value.nbytes <= _SMALL and lies_on_host(value)
 
 
 def present(array: npt.NDArray[Any], kind: str) -> Any:
