@@ -46,6 +46,7 @@ _STORED = {
     "float8_e5m2fnuz": "F8_E5M2FNUZ",
 }
 _TORCH = {stored: name for name, stored in _STORED.items()}
+_WORDS = {1: "uint8", 2: "int16", 4: "int32", 8: "int64"}
 
 
 def load() -> Any:
@@ -117,12 +118,17 @@ def _row(tensor: Any) -> npt.NDArray[np.uint8]:
 
 
 def as_numpy(tensor: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Give the tensor on the host as a numpy array of stored elements; shares memory if it can."""
-    _, shape, _ = describe(tensor)
-    plain = tensor.detach()
-    if not _is_row(plain):
-        plain = plain.resolve_conj().resolve_neg().cpu().contiguous()
-    return _row(plain).view(dtype).reshape(shape)
+    """Give the tensor on the host as a numpy array of stored elements; shares memory, whatever the strides.
+
+    Only what lies on a device, or is a conjugate or negative that was never computed, is copied.
+    """
+    torch = load()
+    plain = tensor.detach().resolve_conj().resolve_neg().cpu()
+    if plain.dtype is torch.complex128:
+        plain = torch.view_as_real(plain)
+    # numpy lacks some of torch's dtypes, so the elements cross the border as integers of their size.
+    words: npt.NDArray[Any] = plain.view(getattr(torch, _WORDS[plain.element_size()])).numpy()
+    return words.view(dtype)
 
 
 def fill(tensor: Any, array: npt.NDArray[Any], stored: str, kind: str) -> None:
