@@ -55,8 +55,10 @@ class SessionRunHook:
     """Six coroutine methods around the life and the steps of a session; all of them do nothing here.
 
     Counterpart of ``tf.compat.v1.train.SessionRunHook``. Hooks are called in session order, every
-    ``check`` before any ``after_run``. A hook with ``state_dict()`` and ``load_state_dict()`` is saved
-    with every checkpoint and restored with it, under its ``name`` if it has one.
+    ``check`` before any ``after_run``; which of ``before_run``, ``check`` and ``after_run`` a hook has of
+    its own is looked up once, when the session is entered. A hook with ``state_dict()`` and
+    ``load_state_dict()`` is saved with every checkpoint and restored with it, under its ``name`` if it has
+    one.
     """
 
     async def begin(self) -> None:

@@ -111,11 +111,19 @@ class _Save:
 
 
 class Machine:
-    """The pure scheduler of one session; see the module's docstring."""
+    """The pure scheduler of one session; see the module's docstring.
+
+    Attributes:
+        due_step: The first step whose boundary could have anything to decide: infinity when only the clock
+            or a request could make it, minus infinity when every boundary has to be looked at (a predicate,
+            a retry, a remembered save).
+        due_time: The monotonic reading from which on the same holds, in seconds; infinity without a timer.
+    """
 
     def __init__(self) -> None:
         self.phase = Phase.NEW
         self.step = 0
+        self.due_step = self.due_time = float("inf")
         self._hooks: list[_Hook] = []
         self._saves: list[_Save] = []
         self._held: _Save | None = None
@@ -153,19 +161,6 @@ class Machine:
             or is_due(state.trigger, step=step, now=now, wanted=wanted)
         )
 
-    def next_due_step(self) -> float:
-        """The first step at which a boundary could have anything to decide.
-
-        Infinity when only an on-demand save could; minus infinity when the time, a predicate, a
-        retry or a remembered save has to be looked at every time.
-        """
-        nearest = float("inf")
-        for hook in self._hooks:
-            if hook.remembered or hook.retry.failures or isinstance(hook.trigger, EverySecs | WhenAsked):
-                return float("-inf")
-            nearest = min(nearest, hook.trigger.last + hook.trigger.every)
-        return nearest
-
     # -- the one way in ----------------------------------------------------------------------
 
     def receive(self, event: p.Input) -> list[p.Command]:
@@ -193,6 +188,7 @@ class Machine:
             _SESSION_INPUTS[kind](self, event, commands)
             self.phase = phase
         self._settle_joint_rules(commands)
+        self._look_ahead()
         return commands
 
     # -- the session -------------------------------------------------------------------------
@@ -372,6 +368,18 @@ class Machine:
         if not self._saves:
             self._sealed = False
             commands.append(p.EndRound(save.step))
+
+    def _look_ahead(self) -> None:
+        step = time = float("inf")
+        for hook in self._hooks:
+            trigger = hook.trigger
+            if hook.remembered or hook.retry.failures or isinstance(trigger, WhenAsked):
+                step = float("-inf")
+            elif isinstance(trigger, EverySecs):
+                time = min(time, trigger.last + trigger.every)
+            else:
+                step = min(step, trigger.last + trigger.every)
+        self.due_step, self.due_time = step, time
 
     def _move_trigger(self, hook: _Hook, now: float) -> None:
         hook.trigger = taken(hook.trigger, step=self.step, now=now)

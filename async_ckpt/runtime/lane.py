@@ -3,18 +3,22 @@
 Every callback runs in a task of its own, so that cancelling the step that waits for it does not
 cancel the callback, and its outcome comes back as a value. A callback abandoned at the end of the
 grace period is alone exempt from exclusivity.
+
+A call costs two turns of the loop: the task starts in the first and hands its outcome over itself, and
+whoever waits goes on in the second.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
+from types import FunctionType, MethodType, TracebackType
 from typing import Any
 
-from async_ckpt.system.threads import Outcome, Worker, spawn
+from async_ckpt.system.threads import Outcome, Worker
 
 __all__ = ["Inside", "Lane", "current_call", "is_coroutine_function", "running_code"]
 
@@ -24,7 +28,7 @@ class Inside:
     """Marks the code of one callback, hook method or step function, while it runs.
 
     Context variables are inherited by the tasks the code starts; ``active`` is what tells those
-    that outlive it from the code itself.
+    that outlive it from the code itself. As a context manager it marks the running task for a block, once.
     """
 
     what: str
@@ -36,6 +40,17 @@ class Inside:
     active: bool = True
     #: the code this code was called from, itself of another session
     outer: Inside | None = None
+    _token: Token[Inside | None] | None = None
+
+    def __enter__(self) -> None:
+        self._token = self.enter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.active = False
+        if self._token is not None:
+            current_call.reset(self._token)
 
     def enter(self) -> Token[Inside | None]:
         """Mark the running task; call it where the code runs."""
@@ -58,6 +73,9 @@ def running_code(session: object) -> Inside | None:
 
 def is_coroutine_function(fn: Callable[..., Any]) -> bool:
     """Whether calling ``fn`` gives a coroutine and runs none of it (objects with ``__call__`` too)."""
+    function: object = fn.__func__ if isinstance(fn, MethodType) else fn
+    if isinstance(function, FunctionType) and function.__code__.co_flags & inspect.CO_COROUTINE:
+        return True  # asked at every step and call, and by far the most frequent answer
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
 
 
@@ -67,8 +85,9 @@ class Lane:
     def __init__(self) -> None:
         self.worker = Worker("async_ckpt-listeners")
         self._turn = asyncio.Lock()
+        #: keeps its task alive as well, for the loop itself has only a weak reference
         self._running: _Call | None = None
-        self._closing = False
+        self._abandoned: set[asyncio.Task[None]] = set()
 
     async def call(
         self,
@@ -88,18 +107,15 @@ class Lane:
 
         Never raises. Must be called from a task that is not cancelled from outside.
         """
-        async with self._turn:
-            call = _Call(inside)
-            self._running = call
-            call.task = spawn(
-                self._run(call, fn, args, timeout_secs, on_slow, convert), name=f"async_ckpt {inside.what}"
-            )
-            call.task.add_done_callback(call.settle_from_task)
-            try:
-                return await call.outcome
-            finally:
-                inside.active = False
-                self._running = None
+        await self._turn.acquire()
+        call = self._running = _Call(inside)
+        try:
+            call.start(self._run(call, fn, args, timeout_secs, on_slow, convert))
+            return await call.outcome
+        finally:
+            inside.active = False
+            self._running = None
+            self._turn.release()
 
     def abandon(self) -> Inside | None:
         """Stop waiting for the callback that is running now, if any, and return its mark.
@@ -118,6 +134,9 @@ class Lane:
             self.worker = Worker("async_ckpt-listeners")
         elif call.task is not None:
             call.task.cancel()
+        if call.task is not None:
+            self._abandoned.add(call.task)
+            call.task.add_done_callback(self._abandoned.discard)
         return call.inside
 
     def close(self) -> None:
@@ -132,18 +151,19 @@ class Lane:
         timeout_secs: float | None,
         on_slow: Callable[[], None] | None,
         convert: Callable[[Any], Any] | None,
-    ) -> Outcome[Any]:
+    ) -> None:
         call.inside.enter()
         try:
             if is_coroutine_function(fn):
-                result = await _within(timeout_secs, fn(*args))
+                work = fn(*args)
+                result = await (work if timeout_secs is None else _within(timeout_secs, work))
             else:
                 result = await self._run_plain(call, fn, args, timeout_secs, on_slow)
                 if inspect.isawaitable(result):
                     result = await _within(timeout_secs, result)
-            return Outcome(value=result if convert is None else convert(result))
+            call.settle(Outcome(value=result if convert is None else convert(result)))
         except BaseException as error:  # noqa: BLE001 - handed over as a value, judged by the phase
-            return Outcome(error=error)
+            call.settle(Outcome(error=error))
 
     async def _run_plain(
         self,
@@ -182,16 +202,19 @@ class _Call:
     def __init__(self, inside: Inside) -> None:
         self.inside = inside
         self.outcome: asyncio.Future[Outcome[Any]] = asyncio.get_running_loop().create_future()
-        self.task: asyncio.Task[Outcome[Any]] | None = None
+        self.task: asyncio.Task[None] | None = None
         self.in_thread = False
 
-    def settle_from_task(self, task: asyncio.Task[Outcome[Any]]) -> None:
-        if self.outcome.done():
-            return
-        # A task cancelled before its first step never ran: nothing inside it can report.
-        if task.cancelled():
-            self.outcome.set_result(
-                Outcome(error=asyncio.CancelledError(f"{self.inside.what} was cancelled"))
-            )
-        else:
-            self.outcome.set_result(task.result())
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        loop = self.outcome.get_loop()
+        self.task = loop.create_task(work, name=f"async_ckpt {self.inside.what}")
+        self.task.add_done_callback(self._ended)
+
+    def settle(self, outcome: Outcome[Any]) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+    def _ended(self, _: asyncio.Task[None]) -> None:
+        # A task cancelled before its first step never ran: nothing inside it could report.
+        if not self.outcome.done():
+            self.settle(Outcome(error=asyncio.CancelledError(f"{self.inside.what} was cancelled")))

@@ -22,6 +22,7 @@ __all__ = ["Scheduler"]
 class Scheduler:
     """Feeds one machine and carries out its commands with one runner per saver hook.
 
+    ``on_input()`` is told before the machine is: what was known of coming boundaries may no longer hold.
     ``on_stop(reason)`` and ``on_skip(hook, step, reason)`` are told what was decided; ``on_bug``
     gets an exception that a runner should have reported by its return value.
     """
@@ -31,6 +32,7 @@ class Scheduler:
         runners: Sequence[SaveRunner],
         *,
         now: Callable[[], float],
+        on_input: Callable[[], None],
         on_stop: Callable[[str], None],
         on_skip: Callable[[int, int, str], None],
         on_bug: Callable[[BaseException], None],
@@ -38,6 +40,7 @@ class Scheduler:
         self.machine = Machine()
         self._runners = runners
         self._now = now
+        self._on_input = on_input
         self._on_stop = on_stop
         self._on_skip = on_skip
         self._on_bug = on_bug
@@ -57,6 +60,7 @@ class Scheduler:
         Raises:
             ProtocolError: The machine refused ``event``; nothing has changed.
         """
+        self._on_input()
         self._inbox.append(event)
         if self._carrying:
             return

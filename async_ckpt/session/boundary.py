@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Literal
 from async_ckpt import events
 from async_ckpt.core import protocol as p
 from async_ckpt.hooks import SessionRunHook, StepRun
-from async_ckpt.runtime.lane import Inside, current_call
+from async_ckpt.runtime.lane import Inside
 from async_ckpt.runtime.runner import SaveRunner
 from async_ckpt.runtime.scheduler import Scheduler
 from async_ckpt.saver_hook import CheckpointSaverHook
 from async_ckpt.session.requests import SaveRequest, answer, take_back
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from async_ckpt.session.host import SessionHost
 
-__all__ = ["Boundary", "Place", "inside_user_code", "skipped"]
+__all__ = ["Boundary", "Place", "skipped"]
 
 
 @dataclass(slots=True)
@@ -33,22 +33,19 @@ class Place:
     index: int = -1
     #: a plain hook's ``begin`` returned, so it gets its ``end``
     begun: bool = False
-
-
-@contextlib.contextmanager
-def inside_user_code(what: str, owner: object, session: object) -> Iterator[None]:
-    """Mark the running task as being inside the user's code, for as long as this block."""
-    mark = Inside(what, owner, session)
-    token = mark.enter()
-    try:
-        yield
-    finally:
-        mark.active = False
-        current_call.reset(token)
+    #: a plain hook's ``after_run`` in words, if it has one of its own
+    after_run: str = ""
 
 
 class Boundary:
-    """Carries out the boundaries of one session, one at a time."""
+    """Carries out the boundaries of one session, one at a time.
+
+    Attributes:
+        hooked: Whether any hook but the saver hooks has something to do at steps.
+        overlaps: Whether a copy of the state may run beside a step.
+        requests: Calls of ``session.save()`` that wait for a boundary.
+        tainted: A ``check`` refused the state of the present step: nothing of it may be saved.
+    """
 
     def __init__(
         self,
@@ -62,26 +59,49 @@ class Boundary:
         self._host = host
         self._publish = publish
         self._savers = [place for place in places if place.runner is not None]
-        self._plain = [place.hook for place in places if place.runner is None]
-        self._overlaps = any(place.runner.overlaps for place in self._savers if place.runner is not None)
+        #: plain hooks with such a method of their own, each behind its name in words
+        self._before: list[tuple[str, SessionRunHook]] = []
+        self._checks: list[tuple[str, SessionRunHook]] = []
+        self._after: list[tuple[str, SessionRunHook]] = []
+        self.hooked = False
+        self.overlaps = any(place.runner.overlaps for place in self._savers if place.runner is not None)
         self._wanted: dict[int, bool] = {}
         self.requests: list[SaveRequest] = []
-        #: a ``check`` refused the state of the present step: nothing of it may be saved
         self.tainted = False
 
     # -- hooks -------------------------------------------------------------------------------
 
+    def look_up(self) -> None:
+        """Find the hooks that have something to do at steps: most define one method of the three."""
+        for place in self._places:
+            hook = place.hook
+            if place.runner is None:
+                name = type(hook).__name__
+                if _defines(hook, "before_run"):
+                    self._before.append((f"{name}.before_run", hook))
+                if _defines(hook, "check"):
+                    self._checks.append((f"{name}.check", hook))
+                if _defines(hook, "after_run"):
+                    self._after.append((f"{name}.after_run", hook))
+                    place.after_run = f"{name}.after_run"
+        self.hooked = bool(self._before or self._checks or self._after)
+
     async def before_run(self, run: StepRun) -> None:
         """Call every hook's ``before_run``."""
-        for hook in self._plain:
+        for what, hook in self._before:
             await self.copies_done()
-            with inside_user_code(f"{type(hook).__name__}.before_run", hook, self._host.facade):
+            with Inside(what, hook, self._host.facade):
                 await hook.before_run(run)
 
     async def copies_done(self) -> None:
         """Wait for copies that run beside the step, before the user's code may change the state."""
-        if self._overlaps:
+        if self.overlaps:
             await self._host.copies_done()
+
+    def ask(self, request: SaveRequest) -> None:
+        """Have ``request`` served by the next boundary."""
+        self.requests.append(request)
+        self._host.disturb()
 
     def save_due(self) -> bool:
         """Whether a saver hook will take a save at this boundary, as far as can be told before it."""
@@ -95,24 +115,44 @@ class Boundary:
 
     # -- boundaries --------------------------------------------------------------------------
 
-    async def after_step(self, run: StepRun) -> None:
-        """The boundary behind a step whose counter has moved already.
+    async def after_step(self, run: StepRun | None) -> None:
+        """The boundary behind a step whose counter has moved already; ``run`` is what plain hooks see.
 
         Raises:
             BaseException: Of a hook, as it is; else the oldest error of background work.
         """
         self._wanted.clear()
-        if self._plain:
+        if self._checks and run is not None:
             self.tainted = True
-            for hook in self._plain:
-                with inside_user_code(f"{type(hook).__name__}.check", hook, self._host.facade):
+            for what, hook in self._checks:
+                with Inside(what, hook, self._host.facade):
                     await hook.check(run)
         self.tainted = False
-        machine = self._scheduler.machine
-        if not self._plain and not self.requests and machine.next_due_step() > run.step:
-            self._publish()
+        if self.may_be_due():
+            await self._pass("step", run)
             return
-        await self._pass("step", run)
+        try:
+            if run is not None:
+                for what, hook in self._after:
+                    await self._after_run(what, hook, run)
+        finally:
+            self._publish()
+
+    def may_be_due(self) -> bool:
+        """Whether a save could be due behind the step just counted."""
+        machine = self._scheduler.machine
+        if self.requests or self._host.global_step >= machine.due_step:
+            return True
+        if machine.due_time == math.inf:
+            return False
+        # A saver hook reads the clock at its place, which may be behind an `after_run` that takes long.
+        return bool(self._after) or self._host.clock.monotonic() >= machine.due_time
+
+    async def _after_run(self, what: str, hook: SessionRunHook, run: StepRun) -> None:
+        if self.overlaps:
+            await self.copies_done()
+        with Inside(what, hook, self._host.facade):
+            await hook.after_run(run)
 
     async def at_entry(self, *, leave_out: Collection[SessionRunHook] = ()) -> None:
         """The boundary that ends the entry; some saver hooks have nothing yet that they could save."""
@@ -138,16 +178,13 @@ class Boundary:
         self._scheduler.tell(p.BoundaryOpened(self._host.global_step, kind))
         try:
             for place in self._places:
-                if place.hook in leave_out:
+                if any(place.hook is hook for hook in leave_out):
                     continue
                 if place.runner is not None:
                     wanted = kind == "step" and self._asks(place)
                     await self._offer(place, requests, wanted=wanted, everyone=everyone)
-                elif run is not None:
-                    await self.copies_done()
-                    what = f"{type(place.hook).__name__}.after_run"
-                    with inside_user_code(what, place.hook, self._host.facade):
-                        await place.hook.after_run(run)
+                elif run is not None and place.after_run:
+                    await self._after_run(place.after_run, place.hook, run)
         finally:
             self._scheduler.tell(p.BoundaryClosed(self._host.clock.monotonic()))
             self._publish()
@@ -160,7 +197,7 @@ class Boundary:
                 if request not in served and not request.answer.done():
                     # The boundary ended early: the next one, or the exit, serves the request.
                     take_back(request, self._host)
-                    self.requests.append(request)
+                    self.ask(request)
 
     async def _offer(
         self, place: Place, requests: Sequence[SaveRequest], *, wanted: bool, everyone: bool
@@ -184,9 +221,13 @@ class Boundary:
         if not isinstance(hook, CheckpointSaverHook) or hook.save_when is None:
             return False
         if place.index not in self._wanted:
-            with inside_user_code("save_when", hook, self._host.facade):
+            with Inside("save_when", hook, self._host.facade):
                 self._wanted[place.index] = bool(hook.save_when(self._host.facade))
         return self._wanted[place.index]
+
+
+def _defines(hook: SessionRunHook, method: str) -> bool:
+    return getattr(getattr(hook, method), "__func__", None) is not getattr(SessionRunHook, method)
 
 
 def skipped(host: SessionHost, places: Sequence[Place], hook: int, step: int, reason: str) -> None:

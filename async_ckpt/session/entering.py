@@ -12,9 +12,10 @@ from async_ckpt.core.triggers import EverySecs, EverySteps
 from async_ckpt.core.votes import Vote
 from async_ckpt.listeners import is_stateful
 from async_ckpt.runtime.callbacks import load_hooks
+from async_ckpt.runtime.lane import Inside
 from async_ckpt.saver import Restored
 from async_ckpt.saver_hook import CheckpointSaverHook
-from async_ckpt.session.boundary import Place, inside_user_code
+from async_ckpt.session.boundary import Place
 from async_ckpt.session.restoring import Restoring, check
 from async_ckpt.system.threads import Outcome, finish, spawn
 
@@ -54,22 +55,23 @@ async def enter(session: MonitoredTrainingSession) -> None:
     for place in places:
         if place.runner is None:
             what = f"{type(place.hook).__name__}.after_create_session"
-            with inside_user_code(what, place.hook, session):
+            with Inside(what, place.hook, session):
                 await place.hook.after_create_session(session)
     for place in places:
-        owed = resumed.get(place.hook)
+        owed = None if place.runner is None else resumed.get(place.hook)
         if place.runner is not None and owed is not None and owed.expects_report and owed.report is None:
             place.runner.owe_report(owed)
             await session._scheduler.owed_report(place.index, owed.step)
+    session._boundary.look_up()
     # What a callable returns before anybody took the restored values must not be saved as theirs.
-    await session._boundary.at_entry(leave_out=restoring.untaken if session._owes_reading else ())
+    await session._boundary.at_entry(leave_out=restoring.untaken if session._steps.owes_reading else ())
 
 
 async def _begin(host: SessionHost, place: Place) -> None:
     if place.runner is not None:
         await _to_the_end(host, place.runner.callbacks.begin(), "begin")
         return
-    with inside_user_code(f"{type(place.hook).__name__}.begin", place.hook, host.facade):
+    with Inside(f"{type(place.hook).__name__}.begin", place.hook, host.facade):
         await place.hook.begin()
     place.begun = True
 
@@ -169,7 +171,7 @@ async def _load_listeners(session: MonitoredTrainingSession, resumed: dict[Any, 
     if first is not None and source in session._readers:
         await _to_the_end(session._host, load_hooks(session._host, first), "load_state_dict")
     for place in session._places:
-        own = resumed.get(place.hook)
+        own = None if place.runner is None else resumed.get(place.hook)
         if place.runner is not None and own is not None:
             loading = place.runner.callbacks.load_states(own, with_hooks=own is first)
             await _to_the_end(session._host, loading, "load_state_dict")

@@ -20,7 +20,14 @@ T = TypeVar("T")
 
 
 class SessionHost:
-    """The part of a session that its runners may touch; see :class:`runtime.host.Host`."""
+    """The part of a session that its runners may touch; see :class:`runtime.host.Host`.
+
+    Attributes:
+        quiet_until: Behind every step below this one, before ``quiet_before`` (a monotonic reading, in
+            seconds), a boundary has nothing to look at: nothing is due, and nobody left an error, a warning,
+            a request or a decision. Worked out at the end of a step that was looked at, and taken back by
+            :meth:`disturb`.
+    """
 
     def __init__(self, facade: Any, clock: Clock) -> None:
         self.facade = facade
@@ -29,6 +36,7 @@ class SessionHost:
         self.trainer = Worker("async_ckpt-trainer")
         self.metrics: dict[str, float] = {}
         self.global_step = 0
+        self.quiet_until = self.quiet_before = 0.0
         self.expired = False
         self.overlap_allowed = False
         self.errors: list[BaseException] = []
@@ -73,14 +81,25 @@ class SessionHost:
 
     # -- errors ------------------------------------------------------------------------------
 
+    def disturb(self) -> None:
+        """The next boundary may have something to look at; whoever leaves it something says so here."""
+        self.quiet_until = 0.0
+
+    @property
+    def troubled(self) -> bool:
+        """Whether an error or a warning waits for a boundary."""
+        return bool(self._pending or self._warnings)
+
     def fail(self, error: BaseException) -> None:
         """Keep ``error`` until a boundary or the exit takes it."""
         self.errors.append(error)
         self._pending.append(error)
+        self.disturb()
 
     def warn(self, message: str) -> None:
         """Keep a warning until a boundary or the exit issues it."""
         self._warnings.append(message)
+        self.disturb()
 
     def take_error(self) -> BaseException | None:
         """The oldest error nobody has raised yet; the next one surfaces at the next boundary."""

@@ -73,7 +73,7 @@ async def _finish_saves(
                 _leave_out_final(session, str(refusal))
             await scheduler.drained()
         finally:
-            session._turn.release()
+            session._steps.turn.release()
     else:
         session._host.fail(TimeoutError("a step was still running when the grace period ended"))
     refuse(boundary.requests, "the session ended before the save could be taken")
@@ -142,7 +142,7 @@ class _Watch:
 
     async def turn_taken(self) -> bool:
         """Wait until no step runs; False if that took longer than the grace period."""
-        self._waiting = spawn(self._session._turn.acquire(), name="async_ckpt wait for the step")
+        self._waiting = spawn(self._session._steps.turn.acquire(), name="async_ckpt wait for the step")
         await asyncio.wait([self._waiting])
         return not self._waiting.cancelled()
 

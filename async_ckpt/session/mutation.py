@@ -9,14 +9,15 @@ from types import TracebackType
 
 from async_ckpt.saver import Saver
 
-__all__ = ["Mutation", "inside_mutation"]
+__all__ = ["Mutation", "inside_mutation", "open_mutation"]
 
-_open: ContextVar[Mutation | None] = ContextVar("async_ckpt_session_mutating", default=None)
+#: the innermost block that the running code is inside of, or was: see :func:`inside_mutation`
+open_mutation: ContextVar[Mutation | None] = ContextVar("async_ckpt_session_mutating", default=None)
 
 
 def inside_mutation() -> bool:
     """Whether the calling code is inside a ``mutating()`` block that is still open."""
-    mutation = _open.get()
+    mutation = open_mutation.get()
     return mutation is not None and mutation.depth > 0
 
 
@@ -65,9 +66,9 @@ class Mutation:
     def _enter(self) -> None:
         self._entered()
         self.depth += 1
-        self._outer = _open.get()
-        _open.set(self)
+        self._outer = open_mutation.get()
+        open_mutation.set(self)
 
     def _leave(self) -> None:
         self.depth -= 1
-        _open.set(self._outer)
+        open_mutation.set(self._outer)

@@ -15,9 +15,9 @@ from async_ckpt.errors import (
     NoCheckpointError,
     RestoreError,
 )
+from async_ckpt.runtime.lane import Inside
 from async_ckpt.saver import Restored, Saver, Skipped
 from async_ckpt.saver_hook import CheckpointSaverHook
-from async_ckpt.session.boundary import inside_user_code
 from async_ckpt.state.into import check_restorable
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ async def _read(hook: CheckpointSaverHook, saver: Saver, step: int | None) -> Re
         return await saver.restore(step, into=hook.state)
     restored = await saver.restore(step)
     if hook.load is not None:
-        with inside_user_code("load", hook, hook.session):
+        with Inside("load", hook, hook.session):
             result = hook.load(restored.state)
             if inspect.isawaitable(result):
                 await result

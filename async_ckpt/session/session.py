@@ -12,8 +12,8 @@ from typing import Any, Literal, Self, TypeVar
 from async_ckpt import events
 from async_ckpt.core import protocol as p
 from async_ckpt.core.votes import Vote
-from async_ckpt.errors import ProtocolError, SessionStopped
-from async_ckpt.hooks import SessionRunHook, StepRun
+from async_ckpt.errors import ProtocolError
+from async_ckpt.hooks import SessionRunHook
 from async_ckpt.runtime.lane import running_code
 from async_ckpt.runtime.scheduler import Scheduler
 from async_ckpt.saver import Checkpoint, Restored
@@ -26,7 +26,7 @@ from async_ckpt.session.leaving import leave
 from async_ckpt.session.mutation import Mutation, inside_mutation
 from async_ckpt.session.requests import SaveRequest, refuse
 from async_ckpt.session.signals import SignalWatch
-from async_ckpt.session.stepping import Stepping
+from async_ckpt.session.stepping import Stepping, one_turn, refuse_inside
 from async_ckpt.session.stopping import StopFlag
 from async_ckpt.system.clock import Clock, RealClock
 from async_ckpt.system.threads import finish, spawn
@@ -109,23 +109,19 @@ class MonitoredTrainingSession:
         self._scheduler = Scheduler(
             runners,
             now=self._host.clock.monotonic,
+            on_input=self._host.disturb,
             on_stop=self._stop_decided,
             on_skip=lambda hook, step, reason: skipped(self._host, self._places, hook, step, reason),
             on_bug=self._host.fail,
         )
         self._boundary = Boundary(self._places, self._scheduler, self._host, self._stop.publish)
-        self._steps = Stepping(self._host)
+        self._steps = Stepping(self)
         self._signals = SignalWatch(handle_signals, self._on_signal)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
-        self._turn = asyncio.Lock()
         self._state: Literal["new", "entering", "open", "closing", "closed"] = "new"
         self._closer: asyncio.Task[None] | None = None
-        self._stepping = False
-        self._by_advance = False
-        self._calls = 0
         self._restored: Restored | None = None
-        self._owes_reading = False
 
     # -- lifetime ----------------------------------------------------------------------------
 
@@ -158,7 +154,7 @@ class MonitoredTrainingSession:
             ProtocolError: Called from inside a callback, a hook method or a step function.
             BaseException: The oldest error that nobody has seen yet; the others are its notes.
         """
-        self._refuse_inside("aclose")
+        refuse_inside(self, "aclose")
         if self._state == "entering":
             message = "aclose() of a session that is still being entered: cancel the task that enters it"
             raise ProtocolError(message)
@@ -168,6 +164,7 @@ class MonitoredTrainingSession:
         if self._state == "new":
             self._state = "closed"
             return
+        self._host.disturb()
         first = self._closer is None
         if self._closer is None:
             self._state = "closing"
@@ -225,97 +222,32 @@ class MonitoredTrainingSession:
         if not callable(fn):
             message = f"run() needs a function, not {fn!r}"
             raise TypeError(message)
-        self._begin_step("run", steps)
-        try:
-            async with self._turn:
-                self._refuse_stopped()
-                self._by_advance = False
-                run = StepRun(self, self._host.global_step, steps, None, self.request_stop)
-                await self._boundary.before_run(run)
-                if mutates:
-                    await self._boundary.copies_done()
-                else:
-                    self._host.overlap_allowed = True
-                run.result = await self._steps.call(fn, args, steps)
-                await self._count(run)
-                return run.result
-        finally:
-            self._end_step()
+        return await self._steps.run(fn, args, steps, mutates=mutates)
 
     async def advance(self, steps: int = 1) -> None:
         """Say that your own loop has done a step: every ``before_run``, then the boundary.
 
         Yields to the loop exactly once where nothing has to be waited for. Raises as :meth:`run` does.
         """
-        self._begin_step("advance", steps)
-        try:
-            async with self._turn:
-                self._refuse_stopped()
-                self._by_advance = True
-                self._host.last_step_in_trainer = False
-                run = StepRun(self, self._host.global_step, steps, None, self.request_stop)
-                await self._boundary.before_run(run)
-                self._host.global_step += steps
-                await self._count(run)
-        finally:
-            self._end_step()
-        await asyncio.sleep(0)
+        if not self._steps.count_quiet(steps):
+            await self._steps.advance(steps)
+        await one_turn()
         # What comes now is the next step, in the loop of the caller.
         self._steps.unfinished = True
 
     def __aiter__(self) -> Self:
-        self._calls = 1
+        self._steps.called = True
         return self
 
     async def __anext__(self) -> int:
         """``while not should_stop(): yield global_step``; the body has to call run() or advance()."""
         if self.should_stop():
             raise StopAsyncIteration
-        if self._calls == 0:
+        if not self._steps.called:
             message = "the body of `async for step in session` has to call run() or advance()"
             raise ProtocolError(message)
-        self._calls = 0
+        self._steps.called = False
         return self._host.global_step
-
-    def _begin_step(self, what: str, steps: int) -> None:
-        self._refuse_inside(what)
-        if inside_mutation():
-            message = f"{what}() inside mutating() would wait for itself"
-            raise ProtocolError(message)
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            message = f"steps has to be at least 1, not {steps!r}"
-            raise ValueError(message)
-        self._refuse_closed(what)
-        if self._stepping:
-            message = f"{what}() while another step is running"
-            raise ProtocolError(message)
-        if self._owes_reading:
-            message = (
-                "the state is a callable and its restored values were never taken: "
-                "pass load= to the saver hook, or read session.restored before the first step"
-            )
-            raise ProtocolError(message)
-        self._refuse_stopped()
-        self._stepping = True
-        self._calls += 1
-
-    def _end_step(self) -> None:
-        self._stepping = False
-        if self._stop.asked:
-            # The step may have failed, and then no boundary has published what was asked for in it.
-            self._stop.publish()
-
-    async def _count(self, run: StepRun) -> None:
-        if self._state == "closed":
-            message = f"the session was closed while step {self._host.global_step} ran"
-            raise ProtocolError(message)
-        self._steps.done()
-        run.step = self._host.global_step
-        await self._boundary.after_step(run)
-        if self._boundary.requests and not self._by_advance:
-            # They came too late for this boundary, and nobody knows whether there will be another.
-            self._scheduler.watch(self._serve_requests(), "serve save()")
-        self._raise_late_errors(stacklevel=3)
 
     # -- saving ------------------------------------------------------------------------------
 
@@ -336,7 +268,7 @@ class MonitoredTrainingSession:
 
         Cancellation: takes the request back; a save that has begun completes.
         """
-        self._refuse_inside("save")
+        refuse_inside(self, "save")
         if inside_mutation():
             message = "save() inside mutating() would wait for itself"
             raise ProtocolError(message)
@@ -344,10 +276,10 @@ class MonitoredTrainingSession:
         if not any(place.runner for place in self._places):
             return ()
         request = SaveRequest(asyncio.get_running_loop().create_future())
-        self._boundary.requests.append(request)
+        self._boundary.ask(request)
         own = asyncio.current_task() is self._task
         try:
-            if not self._stepping and (own or not self._by_advance):
+            if not self._steps.under_way and (own or not self._steps.by_advance):
                 await self._serve_requests()
             checkpoints = await request.answer
         except BaseException:
@@ -359,7 +291,7 @@ class MonitoredTrainingSession:
         return checkpoints[0] if len(checkpoints) == 1 else checkpoints
 
     async def _serve_requests(self) -> None:
-        async with self._turn:
+        async with self._steps.turn:
             if self._state == "open" and any(not r.answer.done() for r in self._boundary.requests):
                 refusal = self._unsaveable()
                 if refusal is None:
@@ -382,7 +314,7 @@ class MonitoredTrainingSession:
         Raises:
             ProtocolError: Called from inside a callback, a hook method or a step function.
         """
-        self._refuse_inside("drain")
+        refuse_inside(self, "drain")
         await self._scheduler.drained()
 
     def mutating(self) -> Mutation:
@@ -453,7 +385,7 @@ class MonitoredTrainingSession:
     def _stop_now(self, reason: str) -> None:
         self._scheduler.tell(p.StopRequested(reason))
         self._stop.asked = True
-        if not self._stepping:
+        if not self._steps.under_way:
             self._stop.publish()
 
     def _stop_decided(self, reason: str) -> None:
@@ -502,7 +434,7 @@ class MonitoredTrainingSession:
     @property
     def restored(self) -> Restored | None:
         """What the session was restored from, or None in a fresh run."""
-        self._owes_reading = False
+        self._steps.owes_reading = False
         return self._restored
 
     @property
@@ -519,7 +451,7 @@ class MonitoredTrainingSession:
 
     def _set_restored(self, restored: Restored | None, *, untaken: bool) -> None:
         self._restored = restored
-        self._owes_reading = untaken
+        self._steps.owes_reading = untaken
 
     async def _off_loop(self, look: Callable[[], T]) -> T:
         """Do a long look in a thread."""
@@ -536,21 +468,10 @@ class MonitoredTrainingSession:
 
     # -- refusals ----------------------------------------------------------------------------
 
-    def _refuse_inside(self, what: str) -> None:
-        inside = running_code(self)
-        if inside is not None:
-            message = f"{what}() from inside {inside.what} would wait for itself"
-            raise ProtocolError(message)
-
     def _refuse_closed(self, what: str) -> None:
         if self._state != "open":
             message = f"{what}() needs an open session; this one is {self._state}"
             raise ProtocolError(message)
-
-    def _refuse_stopped(self) -> None:
-        if self._stop.reason is not None:
-            message = f"the session stopped at step {self._host.global_step}: {self._stop.reason}"
-            raise SessionStopped(message, reason=self._stop.reason, step=self._host.global_step)
 
     def _raise_late_errors(self, *, stacklevel: int) -> None:
         self._host.issue_warnings(stacklevel=stacklevel + 1)

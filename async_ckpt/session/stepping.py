@@ -1,50 +1,139 @@
-"""Calling a step function: where it runs, what counts, and what a cancellation leaves behind."""
+"""Steps: where a step function runs, what counts, and what a cancellation leaves behind.
+
+Most steps of a training loop end at a boundary that has nothing to look at. Whether that is so is worked
+out once, behind a step that was looked at (:meth:`Stepping._end`), and holds until somebody disturbs it;
+such a step then costs a few comparisons.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
-from typing import Any
+import math
+import types
+from collections.abc import Awaitable, Callable, Generator
+from typing import TYPE_CHECKING, Any
 
-from async_ckpt.runtime.lane import is_coroutine_function
-from async_ckpt.session.boundary import inside_user_code
-from async_ckpt.session.host import SessionHost
+from async_ckpt.errors import ProtocolError, SessionStopped
+from async_ckpt.hooks import StepRun
+from async_ckpt.runtime.lane import Inside, current_call, is_coroutine_function, running_code
+from async_ckpt.session.mutation import inside_mutation, open_mutation
 from async_ckpt.system.threads import Outcome, finish
 
-__all__ = ["Stepping"]
+if TYPE_CHECKING:
+    from async_ckpt.session.session import MonitoredTrainingSession
+
+__all__ = ["Stepping", "one_turn", "refuse_inside"]
+
+
+@types.coroutine
+def one_turn() -> Generator[None]:
+    """Give the loop one turn, as ``asyncio.sleep(0)`` does in two calls more."""
+    yield
 
 
 class Stepping:
-    """The steps of one session, as far as calling the user's function goes.
+    """The steps of one session.
 
     Attributes:
+        turn: Held by whoever is in a step or carries out a boundary: one at a time.
+        under_way: A step has begun and not ended.
+        by_advance: The last step was one of the caller's own.
+        called: Whether a step was taken since an iteration over the session last asked.
+        owes_reading: Restored values that nobody has taken; without them there is no first step.
         unfinished: A step failed, was cancelled in the middle, or goes on in the user's own loop: the state
             belongs to no boundary.
         interrupted: A coroutine step was cancelled in the middle. Unlike an error that the caller has caught
             and judged, that leaves a state nobody can vouch for: nothing of it is saved.
     """
 
-    def __init__(self, host: SessionHost) -> None:
+    def __init__(self, session: MonitoredTrainingSession) -> None:
+        self.turn = asyncio.Lock()
+        self.under_way = False
+        self.by_advance = False
+        self.called = False
+        self.owes_reading = False
         self.unfinished = False
         self.interrupted = False
-        self._host = host
+        self._session = session
+        self._host = session._host
+        self._boundary = session._boundary
+        self._machine = session._scheduler.machine
+        self._stop = session._stop
 
-    async def call(self, fn: Callable[..., Any], args: tuple[Any, ...], steps: int) -> Any:
-        """Call ``fn`` once, count ``steps`` if it returned, and hand back its result.
+    # -- a step of the caller's own ----------------------------------------------------------
+
+    def count_quiet(self, steps: int) -> bool:
+        """Count a step whose boundary has nothing to look at; False, and nothing is done, if it may have."""
+        if self._boundary.hooked or not self._quiet(steps):
+            return False
+        host = self._host
+        host.last_step_in_trainer = False
+        host.global_step += steps
+        self.by_advance = self.called = True
+        self.unfinished = self.interrupted = False
+        return True
+
+    async def advance(self, steps: int) -> None:
+        """Every ``before_run``, the count, and the boundary."""
+        host = self._host
+        self._begin("advance", steps)
+        try:
+            await self.turn.acquire()
+            try:
+                self._refuse_stopped()
+                self.by_advance = True
+                host.last_step_in_trainer = False
+                run = await self._before_run(steps) if self._boundary.hooked else None
+                host.global_step += steps
+                await self._count(run)
+            finally:
+                self.turn.release()
+        finally:
+            self._end()
+
+    # -- a step function ---------------------------------------------------------------------
+
+    async def run(self, fn: Callable[..., Any], args: tuple[Any, ...], steps: int, *, mutates: bool) -> Any:
+        """Every ``before_run``, the function, the count, and the boundary; returns its result.
 
         Cancellation: a plain function is waited for and counted; a coroutine function is not counted.
         """
-        host = self._host
-        self.unfinished = True
-        with inside_user_code("the step function", fn, host.facade):
-            if is_coroutine_function(fn):
-                host.last_step_in_trainer = False
-                result = await self._awaited(fn(*args))
-            else:
-                result = await self._call_plain(fn, args, steps)
-        host.global_step += steps
-        return result
+        host, boundary = self._host, self._boundary
+        self._begin("run", steps)
+        try:
+            await self.turn.acquire()
+            try:
+                self._refuse_stopped()
+                self.by_advance = False
+                run = await self._before_run(steps) if boundary.hooked else None
+                if not mutates:
+                    host.overlap_allowed = True
+                elif boundary.overlaps:
+                    await boundary.copies_done()
+                self.unfinished = True
+                with Inside("the step function", fn, host.facade):
+                    if is_coroutine_function(fn):
+                        host.last_step_in_trainer = False
+                        result = await self._awaited(fn(*args))
+                    else:
+                        result = await self._call_plain(fn, args, steps)
+                host.global_step += steps
+                if run is not None:
+                    run.result = result
+                await self._count(run)
+                return result
+            finally:
+                self.turn.release()
+        finally:
+            self._end()
+
+    async def _awaited(self, step: Awaitable[Any]) -> Any:
+        try:
+            return await step
+        except asyncio.CancelledError:
+            self.interrupted = True
+            raise
 
     async def _call_plain(self, fn: Callable[..., Any], args: tuple[Any, ...], steps: int) -> Any:
         host = self._host
@@ -61,17 +150,6 @@ class Stepping:
             result = await self._awaited(result)
         return result
 
-    async def _awaited(self, step: Awaitable[Any]) -> Any:
-        try:
-            return await step
-        except asyncio.CancelledError:
-            self.interrupted = True
-            raise
-
-    def done(self) -> None:
-        """The step was counted: the state is at a boundary."""
-        self.unfinished = self.interrupted = False
-
     def _count_or_note(self, outcome: Outcome[Any], steps: int, cancellation: BaseException) -> None:
         if outcome.error is not None:
             cancellation.add_note(f"the step function raised {outcome.error!r} while the step was cancelled")
@@ -81,3 +159,94 @@ class Stepping:
         elif not inspect.isawaitable(outcome.value):
             self._host.global_step += steps
             self.unfinished = False
+
+    # -- begin, count, end -------------------------------------------------------------------
+
+    def _quiet(self, steps: int) -> bool:
+        """Whether a step may be counted with no look at anything: neither refusals nor a boundary."""
+        host = self._host
+        return (
+            type(steps) is int
+            and 0 < steps < host.quiet_until - host.global_step
+            and current_call.get() is None
+            and open_mutation.get() is None
+            and (host.quiet_before == math.inf or host.clock.monotonic() < host.quiet_before)
+        )
+
+    def _begin(self, what: str, steps: int) -> None:
+        if not self._quiet(steps):
+            self._refuse(what, steps)
+        self._host.disturb()
+        self.under_way = self.called = True
+
+    def _refuse(self, what: str, steps: int) -> None:
+        refuse_inside(self._session, what)
+        if inside_mutation():
+            message = f"{what}() inside mutating() would wait for itself"
+            raise ProtocolError(message)
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            message = f"steps has to be at least 1, not {steps!r}"
+            raise ValueError(message)
+        self._session._refuse_closed(what)
+        if self.under_way:
+            message = f"{what}() while another step is running"
+            raise ProtocolError(message)
+        if self.owes_reading:
+            message = (
+                "the state is a callable and its restored values were never taken: "
+                "pass load= to the saver hook, or read session.restored before the first step"
+            )
+            raise ProtocolError(message)
+        self._refuse_stopped()
+
+    def _refuse_stopped(self) -> None:
+        reason, step = self._stop.reason, self._host.global_step
+        if reason is not None:
+            message = f"the session stopped at step {step}: {reason}"
+            raise SessionStopped(message, reason=reason, step=step)
+
+    async def _before_run(self, steps: int) -> StepRun:
+        session = self._session
+        run = StepRun(session, self._host.global_step, steps, None, session.request_stop)
+        await self._boundary.before_run(run)
+        return run
+
+    async def _count(self, run: StepRun | None) -> None:
+        session, host, boundary = self._session, self._host, self._boundary
+        if session._state == "closed":
+            message = f"the session was closed while step {host.global_step} ran"
+            raise ProtocolError(message)
+        self.unfinished = self.interrupted = False
+        if run is not None:
+            run.step = host.global_step
+        if run is not None or boundary.may_be_due():
+            await boundary.after_step(run)
+        else:
+            self._stop.publish()
+        if boundary.requests and not self.by_advance:
+            # They came too late for this boundary, and nobody knows whether there will be another.
+            session._scheduler.watch(session._serve_requests(), "serve save()")
+        if host.troubled:
+            session._raise_late_errors(stacklevel=4)
+
+    def _end(self) -> None:
+        self.under_way = False
+        if self._stop.asked:
+            # The step may have failed, and then no boundary has published what was asked for in it.
+            self._stop.publish()
+        host = self._host
+        if (
+            self._stop.decided is None
+            and not self._boundary.requests
+            and not host.troubled
+            and self._session._state == "open"
+        ):
+            host.quiet_until, host.quiet_before = self._machine.due_step, self._machine.due_time
+
+
+def refuse_inside(session: MonitoredTrainingSession, what: str) -> None:
+    """Refuse a call that would wait for the code it is made from."""
+    inside = running_code(session)
+    if inside is not None:
+        message = f"{what}() from inside {inside.what} would wait for itself"
+        raise ProtocolError(message)

@@ -55,6 +55,8 @@ class Rounds(RuleBasedStateMachine):
         self.stops = 0
         self.closing = False
         self.proceeded = 0
+        self.kind = "step"
+        self.ahead = (0.0, 0.0)
 
     @initialize(specs=st.lists(hook_specs(), min_size=1, max_size=3))
     def open(self, specs: list[p.HookSpec]) -> None:
@@ -62,9 +64,11 @@ class Rounds(RuleBasedStateMachine):
         self.specs = specs
         self.tell(p.Opened(0, tuple(specs)))
 
-    def tell(self, event: p.Input) -> None:
-        for command in self.machine.receive(event):
+    def tell(self, event: p.Input) -> list[p.Command]:
+        commands = self.machine.receive(event)
+        for command in commands:
             self.obey(command)
+        return commands
 
     def obey(self, command: p.Command) -> None:
         match command:
@@ -114,6 +118,9 @@ class Rounds(RuleBasedStateMachine):
             self.now += 1.0
         self.rounds += 1
         self.next_place = 0
+        self.kind = kind
+        #: what the shell leaves a boundary out for
+        self.ahead = (self.machine.due_step, self.machine.due_time)
         self.tell(p.BoundaryOpened(self.step, kind))
 
     @precondition(
@@ -127,7 +134,10 @@ class Rounds(RuleBasedStateMachine):
     def offer(self, wanted: bool, asked: bool) -> None:
         hook = self.waiting = self.next_place
         self.next_place += 1
-        self.tell(p.SaveOffered(hook, self.now, wanted=wanted, asked=asked))
+        idle_ahead = self.step < self.ahead[0] and self.now < self.ahead[1] and self.kind == "step"
+        commands = self.tell(p.SaveOffered(hook, self.now, wanted=wanted, asked=asked))
+        if idle_ahead and not asked:
+            assert commands == [p.Proceed(hook, taken=False)], "a save that nobody saw coming"
 
     @precondition(lambda self: self.machine.phase is Phase.BOUNDARY and self.machine.held is not None)
     @rule()

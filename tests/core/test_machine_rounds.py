@@ -136,7 +136,7 @@ def test_skip_drops_the_save_and_its_place_in_the_grid() -> None:
     machine.receive(p.BoundaryClosed(0.0))
     machine.receive(p.Written(0))
     to_the_end(machine)
-    assert machine.next_due_step() == 3
+    assert machine.due_step == 3
 
 
 def test_coalesce_takes_the_remembered_save_at_the_first_free_boundary() -> None:
@@ -148,7 +148,7 @@ def test_coalesce_takes_the_remembered_save_at_the_first_free_boundary() -> None
     assert boundary(machine, 3) == [p.Prepare(0, 3)]
     machine.receive(p.Prepared(0))
     machine.receive(p.BoundaryClosed(0.0))
-    assert machine.next_due_step() == 4
+    assert machine.due_step == 4
 
 
 def test_a_request_waits_whatever_the_policy_says_and_moves_no_grid() -> None:
@@ -221,7 +221,7 @@ def test_a_predicate_is_due_when_it_said_so() -> None:
     machine = opened(p.HookSpec(WhenAsked()))
     machine.receive(p.BoundaryOpened(1))
     assert machine.receive(p.SaveOffered(0, now=0.0, wanted=True)) == [p.Prepare(0, 1)]
-    assert machine.next_due_step() == float("-inf")
+    assert machine.due_step == float("-inf")
 
 
 def test_a_vote_stops_at_once_by_default_and_only_once() -> None:
@@ -265,8 +265,26 @@ def test_due_tells_beforehand_what_a_boundary_would_ask() -> None:
     machine.receive(p.PrepareFailed(0))
     machine.receive(p.BoundaryClosed(0.0))
     assert machine.due(0, step=4, now=0.0, wanted=False)
-    assert machine.next_due_step() == float("-inf")
-    assert opened().next_due_step() == float("inf")
+    assert machine.due_step == float("-inf")
+    assert opened().due_step == float("inf")
+
+
+def test_what_is_due_next_is_known_ahead_by_step_and_by_time() -> None:
+    never = float("inf")
+    machine = opened(p.HookSpec(EverySteps(5)), p.HookSpec(EverySteps(3)))
+    assert (machine.due_step, machine.due_time) == (3, never)
+    machine = opened(p.HookSpec(EverySecs(20.0, last=5.0)), p.HookSpec(EverySecs(30.0, last=0.0)))
+    assert (machine.due_step, machine.due_time) == (never, 25.0)
+    machine = opened(p.HookSpec(EverySecs(20.0, last=5.0)), p.HookSpec(EverySteps(4)))
+    assert (machine.due_step, machine.due_time) == (4, 25.0)
+    assert opened(p.HookSpec(EverySteps(4)), p.HookSpec(WhenAsked())).due_step == -never
+
+
+def test_a_remembered_save_has_to_be_looked_at_at_every_boundary() -> None:
+    machine = in_flight("coalesce")
+    boundary(machine, 2)
+    machine.receive(p.BoundaryClosed(0.0))
+    assert machine.due_step == float("-inf")
 
 
 def test_a_stop_request_is_legal_in_every_phase_and_decides_once() -> None:

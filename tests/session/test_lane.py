@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -143,6 +146,79 @@ async def test_a_callback_that_cancels_its_own_task_and_ends_at_once_is_no_hang(
     assert outcome.value == 1 or isinstance(outcome.error, asyncio.CancelledError)
 
 
+@pytest.mark.asyncio
+async def test_a_callback_cancelled_by_somebody_else_is_an_error_even_before_its_first_step() -> None:
+    gate = Gate()
+
+    async def cancelled() -> None:
+        await gate()
+
+    async with open_lane() as lane:
+        call = asyncio.create_task(lane.call(cancelled, inside=mark("A.end")))
+        while not (tasks := [t for t in asyncio.all_tasks() if t.get_name() == "async_ckpt A.end"]):
+            await asyncio.sleep(0)
+        tasks[0].cancel()
+        outcome = await soon(call)
+        assert isinstance(outcome.error, asyncio.CancelledError)
+        assert (await soon(lane.call(lambda: 7, inside=mark()))).value == 7
+
+
+@pytest.mark.asyncio
+async def test_context_variables_set_in_a_callback_stay_in_it() -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+
+    async def sets() -> str:
+        before = variable.get()
+        variable.set("set")
+        return before
+
+    async with open_lane() as lane:
+        assert (await soon(lane.call(sets, inside=mark()))).value == "unset"
+        assert (await soon(lane.call(sets, inside=mark()))).value == "unset"
+    assert variable.get() == "unset"
+
+
+@pytest.mark.asyncio
+async def test_cancelling_the_task_of_a_callback_that_is_over_disturbs_nobody() -> None:
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def keeps() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.append(task)
+
+    async with open_lane() as lane:
+        for _ in range(3):
+            outcome = await soon(lane.call(keeps, inside=mark()))
+            assert outcome.error is None
+            for task in tasks:
+                task.cancel()
+    assert len({id(task) for task in tasks}) == 3
+
+
+@pytest.mark.asyncio
+async def test_a_call_takes_two_turns_of_the_loop() -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def nothing() -> None: ...
+
+    async with open_lane() as lane:
+        counting = asyncio.create_task(other())
+        await asyncio.sleep(0)
+        before = turns
+        for _ in range(10):
+            await lane.call(nothing, inside=mark())
+        assert turns - before <= 20
+        counting.cancel()
+        await asyncio.wait([counting])
+
+
 def test_coroutine_functions_are_told_apart_by_what_they_are_not_by_what_they_return() -> None:
     class Later:
         async def __call__(self) -> None: ...
@@ -152,6 +228,23 @@ def test_coroutine_functions_are_told_apart_by_what_they_are_not_by_what_they_re
 
     async def later() -> None: ...
 
+    class Listener:
+        async def later(self) -> None: ...
+
+        @classmethod
+        async def of_the_class(cls) -> None: ...
+
+        @staticmethod
+        async def of_nobody() -> None: ...
+
+        def now(self) -> None: ...
+
+    listener = Listener()
+    assert is_coroutine_function(listener.later)
+    assert is_coroutine_function(listener.of_the_class)
+    assert is_coroutine_function(listener.of_nobody)
+    assert is_coroutine_function(functools.partial(listener.later))
+    assert not is_coroutine_function(listener.now)
     assert is_coroutine_function(later)
     assert is_coroutine_function(functools.partial(later))
     assert is_coroutine_function(Later())
@@ -184,6 +277,34 @@ async def test_an_abandoned_coroutine_is_cancelled_and_the_next_call_gets_its_tu
         assert "hangs.end" in str(outcome.error)
         assert (await soon(lane.call(lambda: 7, inside=mark()))).value == 7
     assert cancelled == [True]
+
+
+@pytest.mark.asyncio
+async def test_an_abandoned_coroutine_that_goes_on_is_not_collected_as_garbage() -> None:
+    waiting: list[weakref.ref[asyncio.Future[None]]] = []
+    ended: list[bool] = []
+    gate = Gate()
+
+    async def stubborn() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await gate()
+        alone = asyncio.get_running_loop().create_future()
+        waiting.append(weakref.ref(alone))
+        await alone
+        ended.append(True)
+
+    async with open_lane() as lane:
+        call = asyncio.create_task(lane.call(stubborn, inside=mark()))
+        await soon(gate.reached())
+        lane.abandon()
+        assert isinstance((await soon(call)).error, TimeoutError)
+        await until(lambda: waiting)
+        del call
+        gc.collect()
+        alone = waiting[0]()
+        assert alone is not None
+        alone.set_result(None)
+        await until(lambda: ended)
 
 
 @pytest.mark.asyncio
@@ -227,6 +348,7 @@ async def test_the_mark_holds_while_the_callback_runs_and_no_longer(plain: bool)
 
     def look() -> None:
         seen.append(current_call.get())
+        assert inside.active
 
     async def look_later() -> None:
         look()
