@@ -8,6 +8,7 @@ say (the library, the byte order, complex128, a long text) is the array's ``kind
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from operator import attrgetter, methodcaller
 from typing import Any, NamedTuple, TypeAlias
 
@@ -66,7 +67,8 @@ NAMES: dict[np.dtype[Any], str] = {dtype: name for name, dtype in DTYPES.items()
 _SHAPED = (attrgetter("dtype"), attrgetter("shape"))
 _NUMPY_TRAITS = _SHAPED
 _TORCH_TRAITS = (*_SHAPED, attrgetter("layout"), attrgetter("is_meta"))
-_JAX_TRAITS = (*_SHAPED, attrgetter("is_fully_addressable"), methodcaller("is_deleted"))
+# The sharding says whether all of it is within reach of this process, and is quicker to ask for.
+_JAX_TRAITS = (*_SHAPED, attrgetter("sharding"), methodcaller("is_deleted"))
 
 _C128 = np.dtype("<c16")
 _TEXT_KINDS = frozenset({"str", "bytes", "bytearray"})
@@ -146,19 +148,24 @@ def _describe_numpy(value: Array) -> ArraySpec:
     if type(value) is not np.ndarray and type(value) is not np.memmap:
         msg = f"a numpy subclass, {type(value).__qualname__}, whose extra parts would be lost"
         raise UnsaveableError(msg)
-    dtype = value.dtype
+    return _numpy_spec(value.dtype, value.shape)
+
+
+@lru_cache(maxsize=1024)
+def _numpy_spec(dtype: np.dtype[Any], shape: tuple[int, ...]) -> ArraySpec:
+    """Give one and the same record for arrays that are alike, of which a state has many."""
     name = NAMES.get(dtype)
     if name is not None:
-        return ArraySpec(name, value.shape, "numpy")
+        return ArraySpec(name, shape, "numpy")
     native = dtype.newbyteorder("<")
     swapped = "be" if native != dtype else ""
     if native == _C128:
-        return ArraySpec("F64", (*value.shape, 2), f"numpy:c128{swapped}")
+        return ArraySpec("F64", (*shape, 2), f"numpy:c128{swapped}")
     name = NAMES.get(native)
     if name is None:
         msg = f"a numpy array of dtype {dtype}"
         raise UnsaveableError(msg)
-    return ArraySpec(name, value.shape, "numpy:be")
+    return ArraySpec(name, shape, "numpy:be")
 
 
 def as_stored(value: object) -> Array:

@@ -14,8 +14,7 @@ from .arrays import ArraySpec, as_bytes_view, describe, is_array
 from .dtypes import Json, UnsaveableError
 from .nodes import Branch, is_stateful, open_node, words
 from .parse import MAX_DEPTH
-from .paths import join
-from .scalars import PLAIN_TYPES, encode_bytes, encode_key, encode_scalar
+from .scalars import PLAIN_TYPES, SMALL, encode_bytes, encode_key, encode_scalar
 
 __all__ = [
     "INLINE_LIMIT",
@@ -35,6 +34,8 @@ __all__ = [
 INLINE_LIMIT = 16 * 2**20
 """Bytes of one array that may stand in JSON."""
 
+# Neither an array nor anything else, and without attributes: most values are told by one look.
+_ONLY_CONTAINERS = frozenset({dict, list, tuple})
 _LABELLED = frozenset({"namedtuple", "dataclass", "node"})
 
 LARGE = 1024
@@ -44,7 +45,8 @@ SIZED = frozenset({str, bytes, bytearray})
 """What may be large."""
 
 Opened: TypeAlias = tuple[type, Branch | None]
-"""A container that was opened: its type, and what was found, or None if it was asked for its state."""
+"""A container that was opened: its type, and what was found; None if it was asked for its state, or is a row
+of plain values."""
 
 Ask: TypeAlias = Callable[[Any], Any]
 """Gives the state of an object that has ``state_dict()``."""
@@ -134,35 +136,41 @@ class Encoder:
         return self._encode(value, "", depth)
 
     def _encode(self, value: Any, path: str, depth: int) -> Json:
-        try:
-            if type(value) in PLAIN_TYPES:
-                return self._plain(value, path)
-            if is_array(value):
-                return self._sink(path, value, describe(value))
-            if isinstance(value, np.generic):
-                return encode_scalar(value)
-            if rng.is_rng(value):
-                inner = Encoder(self._namespace, inline)
-                return ["rng", rng.kind_of(value), inner.encode(rng.capture(value))]
-        except UnsaveableError as error:
-            raise unsupported(path, str(error)) from None
+        if type(value) not in _ONLY_CONTAINERS:
+            try:
+                if type(value) in PLAIN_TYPES:
+                    return self._plain(value, path)
+                if is_array(value):
+                    return self._sink(path, value, describe(value))
+                if isinstance(value, np.generic):
+                    return encode_scalar(value)
+                if rng.is_rng(value):
+                    inner = Encoder(self._namespace, inline)
+                    return ["rng", rng.kind_of(value), inner.encode(rng.capture(value))]
+            except UnsaveableError as error:
+                raise unsupported(path, str(error)) from None
         if depth >= MAX_DEPTH:
             raise unsupported(path, f"a tree of more than {MAX_DEPTH} levels")
         if id(value) in self._open:
             raise unsupported(path, f"a {type(value).__qualname__} that holds itself")
         self._open.add(id(value))
         try:
-            if is_stateful(value):
-                self._note(value, None)
-                inner = self._state_of(value, path)
-                return ["stateful", type(value).__qualname__, self._encode(inner, path, depth + 1)]
-            branch = open_node(value, self._namespace)
-            if branch is None:
-                raise unsupported(path, words(value))
-            self._note(value, branch)
-            return self._branch(branch, path, depth + 1)
+            return self._container(value, path, depth + 1)
         finally:
             self._open.discard(id(value))
+
+    def _container(self, value: Any, path: str, depth: int) -> Json:
+        if self._is_row(value):
+            return self._row(value)
+        if type(value) not in _ONLY_CONTAINERS and is_stateful(value):
+            self._note(value, None)
+            inner = self._state_of(value, path)
+            return ["stateful", type(value).__qualname__, self._encode(inner, path, depth)]
+        branch = open_node(value, self._namespace)
+        if branch is None:
+            raise unsupported(path, words(value))
+        self._note(value, branch)
+        return self._branch(branch, path, depth)
 
     def _note(self, value: Any, branch: Branch | None) -> None:
         if self._opened is not None:
@@ -176,6 +184,21 @@ class Encoder:
             error.add_note(f"raised by state_dict() of the {type(value).__qualname__} at {place}")
             raise
 
+    def _is_row(self, value: Any) -> bool:
+        """Say whether it is a sequence of plain values that all stay in the structure."""
+        return (
+            (type(value) is list or type(value) is tuple)
+            and PLAIN_TYPES.issuperset(map(type, value))
+            and not (self._texts and any(type(item) in SIZED and is_large(item) for item in value))
+        )
+
+    def _row(self, value: Any) -> Json:
+        """Encode it without a look at places: a history may have many thousands."""
+        self._note(value, None)
+        out: list[Json] = [type(value).__name__]
+        out += [item if type(item) is int and 0 <= item < SMALL else encode_scalar(item) for item in value]
+        return out
+
     def _plain(self, value: Any, path: str) -> Json:
         if self._texts and type(value) in SIZED and is_large(value):
             return self._sink(path, captured(value), describe(value))
@@ -187,8 +210,9 @@ class Encoder:
             out.append(branch.label)
         keyed = branch.tag not in ("list", "tuple")
         names = branch.parts if branch.tag == "node" else branch.slots
+        above = f"{path}/" if path else ""
         for name, part, child in zip(names, branch.parts, branch.children, strict=True):
-            place = join(path, part)
+            place = above + part
             if keyed:
                 try:
                     out.append(name if type(name) is str and name.isascii() else encode_key(name))

@@ -52,24 +52,20 @@ class Skeleton:
 
     Attributes:
         holes: How many there are.
-        pieces: The text around them as JSON, UTF-8, in the spelling of :func:`msgspec.json.encode`; one more
-            than there are holes.
     """
 
-    __slots__ = ("_frame", "_root", "holes", "pieces")
+    __slots__ = ("_frame", "_pieces", "_root", "holes")
 
     def __init__(self, structure: Json) -> None:
         self.holes = 0
-        found, self._frame = self._split(structure)
+        self._pieces: tuple[bytes, ...] | None = None
+        found, self._frame = (True, None) if is_leaf(structure) else self._split(structure)
         if not found:
             self.holes = 1
         self._root = structure if found and self._frame is None else None
-        self.pieces = tuple(_pieces(self.fill([_HOLE] * self.holes)))
 
     def _split(self, node: Any) -> tuple[bool, _Frame | None]:
         """Say whether there are arrays below, and give what has to be filled in if so."""
-        if is_leaf(node):
-            return True, None
         where = children_at(node)
         if where is None:
             return False, None
@@ -77,7 +73,12 @@ class Skeleton:
         found = False
         filled: list[tuple[int, _Frame | None]] = []
         for at in where:
-            below, frame = self._split(node[at])
+            child = node[at]
+            # Spelled out, for nearly all children are leaves.
+            if type(child) is list and child[0] == "array":
+                found = True
+                continue
+            below, frame = self._split(child)
             if not below:
                 self.holes += 1
             if frame is not None or not below:
@@ -92,6 +93,16 @@ class Skeleton:
         for at, _ in filled:
             items[at] = None
         return True, _Frame(items, filled)
+
+    @property
+    def pieces(self) -> tuple[bytes, ...]:
+        """The text around the holes as JSON, in the spelling of :func:`msgspec.json.encode`.
+
+        UTF-8; one more than there are holes. Made once.
+        """
+        if self._pieces is None:
+            self._pieces = tuple(_spelled(self.fill([_HOLE] * self.holes)))
+        return self._pieces
 
     def fill(self, values: Sequence[Json]) -> Json:
         """Give the structure with ``values`` in its holes, in their order; parts without any are shared."""
@@ -138,22 +149,26 @@ def _empty(frame: _Frame, structure: Any, found: list[Json]) -> None:
             _empty(inner, structure[at], found)
 
 
-def _pieces(structure: Any) -> list[bytes]:
+def _spelled(structure: Any) -> list[bytes]:
     """Spell a structure, cut at each ``_HOLE``; step by step, so that no call takes long."""
     out: list[bytes] = []
     piece: list[bytes] = []
+    encode = msgspec.json.Encoder().encode
 
     def spell(node: Any) -> None:
         if node is _HOLE:
             out.append(b"".join(piece))
             piece.clear()
-        elif children_at(node) is not None:
+        elif children_at(node) is None:
+            piece.append(encode(node))
+        else:
             for at, child in enumerate(node):
                 piece.append(b"," if at else b"[")
-                spell(child)
+                if type(child) is str or (type(child) is list and child[0] == "array"):
+                    piece.append(encode(child))
+                else:
+                    spell(child)
             piece.append(b"]")
-        else:
-            piece.append(msgspec.json.encode(node))
 
     spell(structure)
     out.append(b"".join(piece))
@@ -180,12 +195,12 @@ class Outline:
     def __init__(self, structure: Json, paths: Iterable[str], specs: Iterable[ArraySpec]) -> None:
         self.paths = tuple(paths)
         self.specs = tuple(specs)
-        places = _names(structure, self.paths)
-        self.groups = tuple(group for group, _ in places)
-        self.names = tuple(name for _, name in places)
+        self.groups, self.names = _places(structure, self.paths)
+        # Most specs are the same few objects.
+        nbytes = {spec: spec.nbytes for spec in set(self.specs)}
         self.tensors = tuple(
-            TensorSpec(group, name, spec.dtype, spec.shape, spec.nbytes)
-            for (group, name), spec in zip(places, self.specs, strict=True)
+            TensorSpec(group, name, spec.dtype, spec.shape, nbytes[spec])
+            for group, name, spec in zip(self.groups, self.names, self.specs, strict=True)
         )
         self.skeleton = Skeleton(structure)
 
@@ -203,22 +218,27 @@ class Outline:
         )
 
 
-def _names(structure: Json, paths: Sequence[str]) -> list[tuple[str, str]]:
-    """Give each path its group and its name in there.
+def _places(structure: Json, paths: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Give the group of each path, and its name in there.
 
     Each top-level key whose value is a container is a group; the rest shares one.
     """
     while isinstance(structure, list) and structure[0] == "stateful":
         structure = structure[2]
-    grouping = isinstance(structure, list) and structure[0] in _GROUPING
-    split = [path.partition("/") if grouping else ("", "", path) for path in paths]
-    tops = dict.fromkeys(top for top, below, _ in split if below)
-    shared = () if len(tops) and all(below for _, below, _ in split) else (_SHARED_GROUP,)
-    groups = dict(zip(tops, slugs(list(tops), shared), strict=True))
-    return [
-        (groups[top], _tensor(rest)) if below else (_SHARED_GROUP, _tensor(path))
-        for path, (top, below, rest) in zip(paths, split, strict=True)
-    ]
+    if not isinstance(structure, list) or structure[0] not in _GROUPING:
+        return (_SHARED_GROUP,) * len(paths), tuple(map(_tensor, paths))
+    tops: list[str] = []
+    names: list[str] = []
+    for path in paths:
+        top, below, rest = path.partition("/")
+        # No component of a path is empty, so this is nobody's key.
+        tops.append(top if below else "")
+        names.append(_tensor(rest if below else path))
+    keys = dict.fromkeys(tops)
+    shared = () if keys and "" not in keys else (_SHARED_GROUP,)
+    keys.pop("", None)
+    groups = {**dict(zip(keys, slugs(list(keys), shared), strict=True)), "": _SHARED_GROUP}
+    return tuple([groups[top] for top in tops]), tuple(names)
 
 
 def _tensor(name: str) -> str:

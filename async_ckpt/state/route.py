@@ -104,11 +104,15 @@ class Route:
         self._visits.append(self._visit(at, kind, branch, len(below)))
         self._seen += len(below)
         found = False
-        for i, position in enumerate(below):
-            if self._plan(node[position], opened, seen + i, depth + 1):
+        for place, position in enumerate(below, seen):
+            child = node[position]
+            if type(child) is list and child[0] == "array":
+                self._leaves.append(place)
+                found = True
+            elif self._plan(child, opened, place, depth + 1):
                 found = True
             else:
-                self._hole(node[position], seen + i, depth + 1)
+                self._hole(child, place, depth + 1)
         if not found:
             del self._visits[visits:], self._keys[keys:], self._holes[holes:]
             self._seen = seen

@@ -19,6 +19,7 @@ from .dtypes import Json, UnsaveableError
 
 __all__ = [
     "PLAIN_TYPES",
+    "SMALL",
     "decode_bytes",
     "decode_key",
     "decode_scalar",
@@ -27,7 +28,9 @@ __all__ = [
     "encode_scalar",
 ]
 
-_SMALL = 2**53
+SMALL = 2**53
+"""Integers from zero up to this one stand for themselves."""
+
 _DECIMAL = re.compile(r"(0|-?[1-9][0-9]{0,18})", re.ASCII)
 _HEX = re.compile(r"-?0x[1-9a-f][0-9a-f]*", re.ASCII)
 _FLOAT = re.compile(r"-?[0-9]{1,17}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,3})?", re.ASCII)
@@ -73,7 +76,7 @@ def _decode_float(text: object) -> float:
 
 
 def _encode_int(value: int) -> Json:
-    if 0 <= value < _SMALL:
+    if 0 <= value < SMALL:
         return value
     return ["int", str(value) if abs(value) < 2**62 else hex(value)]
 
@@ -157,7 +160,7 @@ def decode_scalar(data: object) -> Any:
     if data is None or isinstance(data, str):
         return data
     if isinstance(data, int):
-        if isinstance(data, bool) or 0 <= data < _SMALL:
+        if isinstance(data, bool) or 0 <= data < SMALL:
             return data
     elif isinstance(data, list) and data and isinstance(data[0], str):
         arity, decoder = _DECODERS.get(data[0], (-1, None))
