@@ -1,134 +1,33 @@
 """From files to arrays: read, compare with the digest, hand over.
 
-Large tensors are read straight into the memory they end in. Small ones that lie side by side are read
-together and copied out after their digests were found right.
+Large tensors are read straight into the memory they end in, in pieces, by several threads. Small ones that
+lie side by side are read together and copied out after their digests were found right.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+import threading
 
 import numpy as np
+import xxhash
 
 from async_ckpt.errors import DamagedCheckpointError
 from async_ckpt.saver.catalog import Catalog
-from async_ckpt.state.arrays import Bytes, stored
-from async_ckpt.state.into import IntoPlan
-from async_ckpt.state.tree import select, unflatten
-from async_ckpt.storage.manifest import digest
+from async_ckpt.saver.segments import Segment, runs
+from async_ckpt.saver.targets import Target
+from async_ckpt.state.arrays import Bytes
+from async_ckpt.storage.ranges import WHOLE, Range
 from async_ckpt.storage.records import Manifest
 from async_ckpt.storage.store import Store
-from async_ckpt.system.threads import Outcome, Worker, finish
+from async_ckpt.system.threads import Worker
 
-__all__ = ["Fresh", "Into", "Target", "fill"]
+__all__ = ["LARGE", "fill"]
 
 LARGE = 1 << 20
-"""Bytes from which a tensor is read by itself."""
+"""Bytes from which a tensor is read by itself, and straight to where it belongs."""
 
-BATCH = 8 << 20
-"""Bytes of small tensors that are read together."""
-
-
-class Target(Protocol):
-    """Where the leaves of a checkpoint go."""
-
-    @property
-    def indices(self) -> Iterable[int]:
-        """The numbers of the leaves to be read."""
-        ...
-
-    def memory(self, index: int) -> Bytes:
-        """The writable row that leaf ``index`` ends in."""
-        ...
-
-    def in_place(self, index: int) -> bool:
-        """Whether that row is an array the caller already has."""
-        ...
-
-    def finish(self) -> Any:
-        """The state, once everything is read."""
-        ...
-
-
-class Fresh:
-    """New arrays in plain containers."""
-
-    def __init__(self, manifest: Manifest, only: str | tuple[str, ...] | None) -> None:
-        self.indices = select(manifest.tree, len(manifest.tensors), only)
-        self._manifest = manifest
-        self._only = only
-        self._rows: dict[int, Bytes] = {}
-
-    def memory(self, index: int) -> Bytes:
-        row = self._rows.get(index)
-        if row is None:
-            row = self._rows[index] = np.empty(self._manifest.tensors[index].bytes, np.uint8)
-        return row
-
-    def in_place(self, index: int) -> bool:  # noqa: ARG002 - none of them is
-        return False
-
-    def finish(self) -> Any:
-        tensors = self._manifest.tensors
-        arrays: list[Any] = [None] * len(tensors)
-        for index in self.indices:
-            entry = tensors[index]
-            arrays[index] = stored(entry.dtype, entry.shape, self.memory(index), writeable=True)
-        return unflatten(self._manifest.tree, arrays, only=self._only)
-
-
-class Into:
-    """The arrays of a living state."""
-
-    def __init__(self, plan: IntoPlan, state: Any) -> None:
-        self.indices = plan.indices
-        self._plan = plan
-        self._state = state
-
-    def memory(self, index: int) -> Bytes:
-        return self._plan.memory(index)
-
-    def in_place(self, index: int) -> bool:
-        return self._plan.in_place(index)
-
-    def finish(self) -> Any:
-        self._plan.apply()
-        return self._state
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """Tensors of one file without anything between them."""
-
-    file: str
-    offset: int
-    indices: list[int]
-    bytes: int
-
-
-def _batches(manifest: Manifest, indices: Iterable[int]) -> Iterator[_Batch]:
-    tensors = manifest.tensors
-    batch: list[int] = []
-    size = 0
-    for index in sorted(indices, key=lambda i: (tensors[i].file, tensors[i].offset, tensors[i].bytes)):
-        entry = tensors[index]
-        if batch:
-            first = tensors[batch[0]]
-            follows = first.file == entry.file and first.offset + size == entry.offset
-            if not follows or entry.bytes >= LARGE or size + entry.bytes > BATCH:
-                yield _Batch(manifest.files[first.file].name, first.offset, batch, size)
-                batch, size = [], 0
-        batch.append(index)
-        size += entry.bytes
-        if entry.bytes >= LARGE:
-            yield _Batch(manifest.files[entry.file].name, entry.offset, batch, size)
-            batch, size = [], 0
-    if batch:
-        first = tensors[batch[0]]
-        yield _Batch(manifest.files[first.file].name, first.offset, batch, size)
+PIECE = 4 * WHOLE
+"""Bytes of a large tensor that one thread reads before it looks for more to do."""
 
 
 async def fill(
@@ -139,60 +38,144 @@ async def fill(
     Args:
         store: To read from.
         catalog: For paths in messages.
-        worker: Computes digests while the next batch is read.
+        worker: Where it is found out what to read.
         manifest: What lies where; its files were found to have the right sizes.
         target: Where the bytes go.
         touched: Gets the paths of the caller's own arrays that were written to, also if reading fails.
 
     Raises:
-        DamagedCheckpointError: Bytes are missing, or are not those that were saved.
+        DamagedCheckpointError: Bytes are missing, or are not those that were saved. Of several damaged
+            tensors the first one in the files is named.
+
+    Cancellation: ends the reading half-way; no thread is left behind.
     """
-    judge = _Judge(catalog, manifest, target, touched)
-    judging: asyncio.Future[Outcome[None]] | None = None
-    try:
-        for batch in _batches(manifest, target.indices):
-            row = judge.row(batch)
-            if batch.bytes:
-                await store.read_into(manifest.step, batch.file, batch.offset, row.data)
-            if judging is not None:
-                (await finish(judging)).unwrap()
-            judging = worker.submit(judge.accept, batch, row)
-    finally:
-        last = None if judging is None else await finish(judging)
-    if last is not None:
-        last.unwrap()
+    filling = _Filling(catalog, manifest, target, touched)
+    await store.read_ranges(manifest.step, await worker.call(filling.ranges))
 
 
-class _Judge:
-    """Compares what was read with what was saved, and hands it over."""
+class _Filling:
+    """One restore: what is to be read, where it goes, and whether it is what was saved."""
 
     def __init__(self, catalog: Catalog, manifest: Manifest, target: Target, touched: set[str]) -> None:
-        self._catalog = catalog
-        self._manifest = manifest
+        self.catalog = catalog
+        self.manifest = manifest
         self._target = target
         self._touched = touched
 
-    def row(self, batch: _Batch) -> Bytes:
-        """The memory to read a batch into."""
-        if batch.bytes < LARGE or len(batch.indices) > 1:
-            return np.empty(batch.bytes, np.uint8)
-        return self._memory(batch.indices[0])
+    def ranges(self) -> list[Range]:
+        """Cut everything into ranges, in the order of the bytes on disk. Runs in a thread."""
+        tensors = self.manifest.tensors
+        segments = [
+            Segment(entry.file, entry.offset, entry.bytes, index)
+            for index in self._target.indices
+            for entry in (tensors[index],)
+        ]
+        segments.sort()
+        ranges: list[Range] = []
+        for run in runs(segments, alone=LARGE):
+            if run[0].bytes < LARGE:
+                ranges.append(_Small(self, run))
+            else:
+                tensor = _Large(self, run[0])
+                ranges += [_Piece(tensor, start) for start in range(0, run[0].bytes, PIECE)]
+        return ranges
 
-    def accept(self, batch: _Batch, row: Bytes) -> None:
-        """Take a batch that was read. Runs in a thread."""
-        at = 0
-        for index in batch.indices:
-            entry = self._manifest.tensors[index]
-            part = row[at : at + entry.bytes]
-            at += entry.bytes
-            if digest(part.data) != entry.digest:
-                path = self._catalog.path(self._manifest.step, batch.file)
-                message = f"{path}: the bytes of {entry.path!r} are not those that were saved"
-                raise DamagedCheckpointError(message, step=self._manifest.step, path=path)
-            if entry.bytes < LARGE:
-                self._memory(index)[:] = part
+    def memory(self, segment: Segment) -> Bytes:
+        """Where a tensor ends."""
+        return self._target.memory(segment.number)
 
-    def _memory(self, index: int) -> Bytes:
-        if self._target.in_place(index):
-            self._touched.add(self._manifest.tensors[index].path)
-        return self._target.memory(index)
+    def touch(self, segment: Segment) -> None:
+        """Say of a tensor's memory that it is written to from now on."""
+        if self._target.in_place(segment.number):
+            self._touched.add(self.manifest.tensors[segment.number].path)
+
+    def name(self, segment: Segment) -> str:
+        """The file of a segment."""
+        return self.manifest.files[segment.file].name
+
+    def judge(self, segment: Segment, digest: str) -> None:
+        """Compare a digest with that of what was saved."""
+        entry = self.manifest.tensors[segment.number]
+        if digest != entry.digest:
+            path = self.catalog.path(self.manifest.step, self.name(segment))
+            message = f"{path}: the bytes of {entry.path!r} are not those that were saved"
+            raise DamagedCheckpointError(message, step=self.manifest.step, path=path)
+
+
+class _Small:
+    """Small tensors side by side: read into lent memory, copied out one by one when found right."""
+
+    def __init__(self, filling: _Filling, run: list[Segment]) -> None:
+        self._filling = filling
+        self._run = run
+        self.name = filling.name(run[0])
+        self.offset = run[0].offset
+        self.size = sum(segment.bytes for segment in run)
+        if not self.size:
+            # Nothing would ever arrive.
+            self.take(0, memoryview(b""))
+
+    def target(self) -> None:
+        return None
+
+    def take(self, at: int, data: memoryview) -> None:  # noqa: ARG002 - it comes as a whole
+        filling, row, digest = self._filling, np.frombuffer(data, np.uint8), xxhash.xxh3_128_hexdigest
+        start = 0
+        for segment in self._run:
+            part = row[start : start + segment.bytes]
+            filling.judge(segment, digest(part.data))
+            filling.touch(segment)
+            filling.memory(segment)[:] = part
+            start += segment.bytes
+
+
+class _Large:
+    """A tensor whose pieces arrive in any order, and whose digest takes them in theirs."""
+
+    def __init__(self, filling: _Filling, segment: Segment) -> None:
+        self.filling = filling
+        self.segment = segment
+        # Before any thread touches fresh memory: whoever asks for more then has to wait for those.
+        self.row = filling.memory(segment).data
+        self._hash = xxhash.xxh3_128()
+        self._digested = 0
+        self._arrived: dict[int, memoryview] = {}
+        self._digesting = False
+        self._lock = threading.Lock()
+
+    def arrived(self, at: int, data: memoryview) -> None:
+        """Take a part, and digest what can be digested now, unless somebody is at it already."""
+        with self._lock:
+            self._arrived[at] = data
+            if self._digesting:
+                return
+            self._digesting = True
+        while (part := self._next()) is not None:
+            self._hash.update(part)
+            self._digested += len(part)
+        if self._digested == self.segment.bytes:
+            self.filling.judge(self.segment, self._hash.hexdigest())
+
+    def _next(self) -> memoryview | None:
+        with self._lock:
+            part = self._arrived.pop(self._digested, None)
+            self._digesting = part is not None
+            return part
+
+
+class _Piece:
+    """A part of a large tensor."""
+
+    def __init__(self, tensor: _Large, start: int) -> None:
+        self._tensor = tensor
+        self._start = start
+        self.name = tensor.filling.name(tensor.segment)
+        self.offset = tensor.segment.offset + start
+        self.size = min(PIECE, tensor.segment.bytes - start)
+
+    def target(self) -> memoryview:
+        self._tensor.filling.touch(self._tensor.segment)
+        return self._tensor.row[self._start : self._start + self.size]
+
+    def take(self, at: int, data: memoryview) -> None:
+        self._tensor.arrived(self._start + at, data)

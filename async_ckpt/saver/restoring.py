@@ -13,9 +13,10 @@ from async_ckpt.errors import (
     StructureMismatchError,
 )
 from async_ckpt.saver.catalog import Catalog, plain
-from async_ckpt.saver.filling import Fresh, Into, Target, fill
+from async_ckpt.saver.filling import fill
 from async_ckpt.saver.records import Restored, Skipped, VerifyResult
-from async_ckpt.saver.verifying import verify_file
+from async_ckpt.saver.targets import Fresh, Into, Target
+from async_ckpt.saver.verifying import verify_files
 from async_ckpt.state.into import plan_into
 from async_ckpt.storage.names import MANIFEST, REPORT
 from async_ckpt.storage.records import Manifest, Report
@@ -66,9 +67,7 @@ class Reader:
             self._catalog.entry_of(manifest)
             await self._catalog.check_sizes(step, manifest.files)
             await self._worker.call(self._plan, manifest, None, None, set(), True)
-            for number, file in enumerate(manifest.files):
-                path = self._catalog.path(step, file.name)
-                await verify_file(self._store, self._worker, manifest, number, path)
+            await verify_files(self._store, self._catalog, self._worker, manifest)
             _, reason = await self._catalog.report_or_reason(step)
         return VerifyResult(
             step=step,

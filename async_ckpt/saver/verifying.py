@@ -4,78 +4,86 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import xxhash
 
 from async_ckpt.errors import DamagedCheckpointError
+from async_ckpt.saver.catalog import Catalog
+from async_ckpt.saver.segments import Segment, runs
+from async_ckpt.storage.ranges import WHOLE, Range
 from async_ckpt.storage.records import Manifest
 from async_ckpt.storage.store import Store
-from async_ckpt.system.threads import Worker, finish
+from async_ckpt.system.threads import Worker
 
-__all__ = ["verify_file"]
+__all__ = ["verify_files"]
 
-CHUNK = 16 << 20
-"""Bytes that are read at once; two such buffers exist."""
-
-
-def _segments(manifest: Manifest, number: int) -> Iterator[tuple[str, int, str]]:
-    """What a file consists of, from its first byte to its last: name, length and digest."""
-    file = manifest.files[number]
-    yield "the header", file.header_bytes, file.header_digest
-    inside = [entry for entry in manifest.tensors if entry.file == number]
-    for entry in sorted(inside, key=lambda entry: (entry.offset, entry.bytes)):
-        yield f"the tensor {entry.path!r}", entry.bytes, entry.digest
+_HEADER = -1
 
 
-class _Walk:
-    """Takes a file's bytes in order and compares each segment as it ends."""
+async def verify_files(store: Store, catalog: Catalog, worker: Worker, manifest: Manifest) -> None:
+    """Read every file whole, several parts of them at a time, and compare every digest.
 
-    def __init__(self, manifest: Manifest, number: int, path: str) -> None:
-        self._segments = _segments(manifest, number)
-        self._step = manifest.step
-        self._path = path
+    Raises:
+        DamagedCheckpointError: A byte is not what was saved; ``path`` is in the error.
+
+    Cancellation: ends the reading half-way; no thread is left behind.
+    """
+    await store.read_ranges(manifest.step, await worker.call(_stretches, catalog, manifest))
+
+
+def _stretches(catalog: Catalog, manifest: Manifest) -> list[Range]:
+    segments = [Segment(file, 0, entry.header_bytes, _HEADER) for file, entry in enumerate(manifest.files)]
+    segments += [
+        Segment(entry.file, entry.offset, entry.bytes, number)
+        for number, entry in enumerate(manifest.tensors)
+    ]
+    segments.sort()
+    return [_Stretch(catalog, manifest, run) for run in runs(segments, alone=WHOLE)]
+
+
+class _Stretch:
+    """Segments side by side: takes their bytes in order and compares each segment as it ends."""
+
+    def __init__(self, catalog: Catalog, manifest: Manifest, run: list[Segment]) -> None:
+        self._catalog = catalog
+        self._manifest = manifest
+        self._segments: Iterator[Segment] = iter(run)
+        self._current: Segment | None = None
         self._left = 0
-        self._current: tuple[str, str] | None = None
         self._hash = xxhash.xxh3_128()
-        self._next()
+        self.name = manifest.files[run[0].file].name
+        self.offset = run[0].offset
+        self.size = sum(segment.bytes for segment in run)
+        # Empty ones at the front; those behind others end with them.
+        self._advance()
 
-    def feed(self, data: memoryview) -> None:
+    def target(self) -> None:
+        return None
+
+    def take(self, at: int, data: memoryview) -> None:  # noqa: ARG002 - the parts come in order
         while len(data):
             part, data = data[: self._left], data[self._left :]
             self._hash.update(part)
             self._left -= len(part)
-            self._next()
+            self._advance()
 
-    def _next(self) -> None:
+    def _advance(self) -> None:
         while self._left == 0:
-            if self._current is not None and self._hash.hexdigest() != self._current[1]:
-                message = f"{self._path}: {self._current[0]} is not what was saved"
-                raise DamagedCheckpointError(message, step=self._step, path=self._path)
-            segment = next(self._segments, None)
-            if segment is None:
+            self._judge()
+            self._current = next(self._segments, None)
+            if self._current is None:
                 return
-            self._current, self._left = (segment[0], segment[2]), segment[1]
+            self._left = self._current.bytes
             self._hash.reset()
 
-
-async def verify_file(store: Store, worker: Worker, manifest: Manifest, number: int, path: str) -> None:
-    """Read one file whole; each digest is computed while the next bytes are read.
-
-    Raises:
-        DamagedCheckpointError: A byte is not what was saved; ``path`` is in the error.
-    """
-    walk = _Walk(manifest, number, path)
-    size = manifest.files[number].bytes
-    buffers = [np.empty(min(CHUNK, size), np.uint8) for _ in range(2)]
-    checking = None
-    try:
-        for turn, offset in enumerate(range(0, size, CHUNK)):
-            target = buffers[turn % 2][: min(CHUNK, size - offset)].data
-            await store.read_into(manifest.step, manifest.files[number].name, offset, target)
-            if checking is not None:
-                (await finish(checking)).unwrap()
-            checking = worker.submit(walk.feed, target)
-    finally:
-        last = None if checking is None else await finish(checking)
-    if last is not None:
-        last.unwrap()
+    def _judge(self) -> None:
+        segment, step = self._current, self._manifest.step
+        if segment is None:
+            return
+        if segment.number == _HEADER:
+            what, digest = "the header", self._manifest.files[segment.file].header_digest
+        else:
+            entry = self._manifest.tensors[segment.number]
+            what, digest = f"the tensor {entry.path!r}", entry.digest
+        if self._hash.hexdigest() != digest:
+            path = self._catalog.path(step, self.name)
+            raise DamagedCheckpointError(f"{path}: {what} is not what was saved", step=step, path=path)

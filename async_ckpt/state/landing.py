@@ -10,6 +10,7 @@ import numpy as np
 from . import jax_arrays, torch_arrays
 from .arrays import NAMES, Bytes, as_stored, describe, present, stored
 from .dtypes import checked_nbytes
+from .fresh import fresh_row
 
 __all__ = ["Landing", "filler", "lies_in_place", "replacer", "row_of"]
 
@@ -61,7 +62,7 @@ class Landing:
     def memory(self) -> Bytes:
         """The bytes to read into; taken from the system only when asked for."""
         if self._memory is None:
-            self._memory = np.empty(checked_nbytes(self._dtype, self._shape), np.uint8)
+            self._memory = fresh_row(checked_nbytes(self._dtype, self._shape))
         return self._memory
 
     @property

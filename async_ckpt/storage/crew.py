@@ -19,16 +19,18 @@ T = TypeVar("T")
 
 _BULK_THREADS = 4
 _CALL_THREADS = 4
+_READ_THREADS = 8
 _BACKGROUND = 5
 """Niceness of the threads that work for long: they never keep the event loop off a core."""
 
 
 class Crew:
-    """Four workers and a list of what they are doing.
+    """Five workers and a list of what they are doing.
 
     Attributes:
         small: One thread for small files; what is given to it runs in that order.
         bulk: One thread per large file that is being written.
+        reads: For large reads, so many at once that the device always has the next ones waiting.
         rubbish: One thread that deletes what nobody waits for.
         calls: For everything else.
     """
@@ -43,6 +45,7 @@ class Crew:
     def _hire(self) -> None:
         self.small = Worker(f"{self._name}-small")
         self.bulk = Worker(f"{self._name}-write", threads=_BULK_THREADS, nice=_BACKGROUND)
+        self.reads = Worker(f"{self._name}-read", threads=_READ_THREADS, nice=_BACKGROUND)
         self.rubbish = Worker(f"{self._name}-delete", nice=_BACKGROUND)
         self.calls = Worker(f"{self._name}-files", threads=_CALL_THREADS)
 
@@ -122,7 +125,7 @@ class Crew:
 
         Cancellation: the waiting ends; ``last`` is still called.
         """
-        workers = (self.small, self.bulk, self.rubbish, self.calls)
+        workers = (self.small, self.bulk, self.reads, self.rubbish, self.calls)
 
         def leave() -> None:
             try:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 from async_ckpt.errors import ProtocolError, SaveError
 from async_ckpt.storage import bulk, posix, writing
 from async_ckpt.storage.crew import Crew
+from async_ckpt.storage.gathering import READERS, Gathering
 from async_ckpt.storage.lock import HeldFile, take_lock
 from async_ckpt.storage.names import MANIFEST, TEMP, check_file_name, check_step, step_name
+from async_ckpt.storage.ranges import Handout, serve
 from async_ckpt.storage.reader import Reader
 from async_ckpt.storage.reading import View
 from async_ckpt.storage.small import write_small
@@ -25,8 +27,9 @@ from async_ckpt.storage.writing import Attempt, save_errors
 from async_ckpt.system.threads import Worker, finish
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
+    from async_ckpt.storage.ranges import Range
     from async_ckpt.storage.store import Pieces
 
 __all__ = ["LocalStore"]
@@ -174,9 +177,7 @@ class LocalStore:
         # From here on nothing may be written into it, whatever becomes of the commit.
         this.failed = True
         commit = writing.commit
-        replaced = await self._crew.call(
-            self._crew.calls, commit, root, self.location, this, owner=attempt
-        )
+        replaced = await self._crew.call(self._crew.calls, commit, root, self.location, this, owner=attempt)
         self._attempts.pop(attempt, None)
         if replaced:
             self._empty_trash(root)
@@ -251,6 +252,15 @@ class LocalStore:
         await self._crew.call(
             self._crew.calls, self._reader.with_view, step, View.read_into, name, offset, plain
         )
+
+    async def read_ranges(self, step: int, ranges: Sequence[Range]) -> None:
+        """See :meth:`Store.read_ranges`."""
+        check_step(step)
+        handout = Handout(ranges)
+        alone = len(ranges) > 0 and await self._crew.call(self._crew.calls, self._reader.is_alone, step)
+        gathering = Gathering(handout, past_cache=alone)
+        read = partial(self._reader.with_view, step, gathering.run)
+        await serve(self._crew, self._crew.reads, READERS, handout, read)
 
     async def pin(self, step: int) -> None:
         """See :meth:`Store.pin`."""

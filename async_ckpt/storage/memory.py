@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from async_ckpt.errors import DirectoryLockedError, ProtocolError, SaveError
 from async_ckpt.storage.memory_base import MemoryAttempt, MemoryBase, MemoryPlace
 from async_ckpt.storage.names import MANIFEST, check_file_name, check_step
+from async_ckpt.storage.ranges import WHOLE, Handout, serve
 from async_ckpt.system.threads import finish
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator, Iterator
+    from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 
+    from async_ckpt.storage.ranges import Range
     from async_ckpt.storage.store import Pieces
 
 __all__ = ["MemoryPlace", "MemoryStore"]
@@ -210,7 +212,32 @@ class MemoryStore(MemoryBase):
         end = offset + len(target)
         if offset < 0 or end > len(data):
             raise self._damaged(step, name, f"it has {len(data)} bytes, and byte {end} is to be read")
-        target[:] = data[offset:end]
+        target[:] = memoryview(data)[offset:end]
+
+    async def read_ranges(self, step: int, ranges: Sequence[Range]) -> None:
+        """See :meth:`Store.read_ranges`."""
+        handout = Handout(ranges)
+
+        def gather() -> None:
+            handout.run(lambda item: self._read_range(step, item, handout))
+
+        if self._hops:
+            await serve(self._crew, self._crew.reads, 1, handout, gather)
+        else:
+            gather()
+            handout.check()
+
+    def _read_range(self, step: int, item: Range, handout: Handout) -> None:
+        target = item.target()
+        for at in range(0, item.size, WHOLE):
+            if handout.stopped:
+                return
+            end = min(at + WHOLE, item.size)
+            part = memoryview(bytearray(end - at)) if target is None else target[at:end]
+            self._act(
+                "read_ranges", step, item.name, self._read_into, step, item.name, item.offset + at, part
+            )
+            item.take(at, part)
 
     async def remove(self, step: int) -> bool:
         """See :meth:`Store.remove`."""

@@ -21,7 +21,7 @@ from async_ckpt.storage.names import LEASE, PIN, PINS, step_after, step_name
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["drop_lease", "leased", "pin", "pinned", "take_lease", "unpin"]
+__all__ = ["drop_lease", "lease_count", "leased", "pin", "pinned", "take_lease", "unpin"]
 
 _NO_LEASE = {
     errno.EROFS,
@@ -67,6 +67,15 @@ def leased(root: int) -> set[int]:
             if not all(dead):
                 live.add(step)
     return live
+
+
+def lease_count(root: int, step: int) -> int:
+    """Count the leases of a step, those of dead readers too; raises ``OSError``."""
+    try:
+        with _directory(root) as directory:
+            return len(_steps(directory, LEASE).get(step, []))
+    except FileNotFoundError:
+        return 0
 
 
 def take_lease(root: int, step: int) -> HeldFile | None:

@@ -26,10 +26,12 @@ __all__ = [
     "open_directory",
     "open_file",
     "open_new",
+    "preadv",
     "pwrite",
     "remove_tree",
     "rename",
     "start_writeback",
+    "will_need",
     "write_all",
 ]
 
@@ -46,6 +48,11 @@ def fsync(fd: int) -> None:
 def pwrite(fd: int, data: memoryview, offset: int) -> int:
     """Write some of ``data`` and return how many bytes."""
     return os.pwrite(fd, data, offset)
+
+
+def preadv(fd: int, target: memoryview, offset: int) -> int:
+    """Read some of ``len(target)`` bytes and return how many; 0 at the end of the file."""
+    return os.preadv(fd, [target], offset)
 
 
 def rename(source: str, target: str, directory: int) -> None:
@@ -73,6 +80,12 @@ def _some(count: int) -> int:
     if count <= 0:
         raise OSError(errno.EIO, "the device accepts no bytes and reports no error")
     return count
+
+
+def will_need(fd: int, offset: int, length: int) -> None:
+    """Let the kernel begin to read a stretch of a file into its cache; waits for nothing."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
 
 
 def open_directory(name: str, directory: int | None = None) -> int:

@@ -111,6 +111,14 @@ class Reader:
         except FileNotFoundError:
             return set()
 
+    def is_alone(self, step: int) -> bool:
+        """Say whether the only lease of a step is the caller's; not where nobody can take one."""
+        try:
+            with self._root() as root:
+                return pins.lease_count(root, step) == 1
+        except FileNotFoundError as error:
+            raise no_checkpoint(self._location, step) from error
+
     def take_lease(self, step: int) -> Lease:
         """Lease a step and keep it open."""
         try:

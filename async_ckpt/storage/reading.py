@@ -44,7 +44,8 @@ def no_checkpoint(location: str, step: int) -> NoCheckpointError:
 class View:
     """The open directory of one checkpoint and the files opened in it.
 
-    ``users`` and ``leases`` are kept by the store; the last user closes.
+    ``users`` and ``leases`` are kept by the store; the last user closes. ``refuses_direct`` is set by who
+    finds out that its files cannot be read past the page cache.
     """
 
     def __init__(self, fd: int, step: int, path: str) -> None:
@@ -53,6 +54,7 @@ class View:
         self.users = 1
         self.leases = 0
         self.fd = fd
+        self.refuses_direct = False
         self._files: dict[str, int] = {}
         self._lock = threading.Lock()
 
@@ -83,14 +85,14 @@ class View:
 
     def size(self, name: str) -> int:
         """Return a file's size in bytes."""
-        with self._errors(name):
+        with self.errors(name):
             return os.fstat(self._open(name)).st_size
 
     def read(self, name: str, limit: int) -> bytes:
         """Read a file of at most ``limit`` bytes."""
         size = self.size(name)
         if size > limit:
-            raise self._damaged(name, f"{size} bytes are more than any such file has")
+            raise self.damaged(name, f"{size} bytes are more than any such file has")
         data = bytearray(size)
         self.read_into(name, 0, memoryview(data))
         return bytes(data)
@@ -99,17 +101,32 @@ class View:
         """Fill ``target`` from ``offset`` on."""
         check_file_name(name)
         end = offset + len(target)
-        with self._errors(name):
+        with self.errors(name):
             fd = self._open(name)
             size = os.fstat(fd).st_size
             if offset < 0 or end > size:
-                raise self._damaged(name, f"it has {size} bytes, and byte {end} is to be read")
+                raise self.damaged(name, f"it has {size} bytes, and byte {end} is to be read")
             done = 0
             while done < len(target):
-                count = os.preadv(fd, [target[done : done + _CHUNK]], offset + done)
+                count = posix.preadv(fd, target[done : done + _CHUNK], offset + done)
                 if count <= 0:
-                    raise self._damaged(name, f"it ends at byte {offset + done}")
+                    raise self.damaged(name, f"it ends at byte {offset + done}")
                 done += count
+
+    def open_at(self, name: str, start: int, end: int, flags: int = os.O_RDONLY) -> int:
+        """Open a file that has the bytes from ``start`` to ``end``, for the caller alone.
+
+        Raises:
+            DamagedCheckpointError: It has not.
+            OSError: It cannot be opened.
+        """
+        check_file_name(name)
+        fd = posix.open_file(name, self.fd, flags)
+        size = os.fstat(fd).st_size
+        if start < 0 or end > size:
+            os.close(fd)
+            raise self.damaged(name, f"it has {size} bytes, and byte {end} is to be read")
+        return fd
 
     def _open(self, name: str) -> int:
         check_file_name(name)
@@ -123,7 +140,8 @@ class View:
             return fd
 
     @contextlib.contextmanager
-    def _errors(self, name: str) -> Iterator[None]:
+    def errors(self, name: str) -> Iterator[None]:
+        """Turn an ``OSError`` about a file into the ``RestoreError`` that it is."""
         try:
             yield
         except OSError as error:
@@ -133,6 +151,7 @@ class View:
             msg = f"{path}: {posix.cause_of(error)}"
             raise kind(msg, step=self.step, path=path) from error
 
-    def _damaged(self, name: str, reason: str) -> DamagedCheckpointError:
+    def damaged(self, name: str, reason: str) -> DamagedCheckpointError:
+        """Make the error for a file that is not what it should be."""
         path = f"{self.path}/{name}"
         return DamagedCheckpointError(f"{path}: {reason}", step=self.step, path=path)

@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
+
+    from async_ckpt.storage.ranges import Range
 
 __all__ = ["Pieces", "Store"]
 
@@ -188,6 +190,23 @@ class Store(Protocol):
         """Fill ``target``, writable and contiguous, from ``offset`` on; raises as ``read`` does.
 
         A file that ends before ``offset + len(target)`` is damaged, and nothing is read from it.
+        """
+        ...
+
+    async def read_ranges(self, step: int, ranges: Sequence[Range]) -> None:
+        """Read many ranges, several at a time, each by one thread; raises as ``read`` does.
+
+        They are begun in the order given. A range begins when its ``target`` is asked for, and its ``take``
+        sees every byte, in order, in the thread that read it. After a failure no further range is begun and
+        those that were are read to their end; then the failure of the foremost one is raised.
+
+        A store that cannot do better may read one range after the other with ``read_into``.
+
+        Args:
+            step: Of a checkpoint.
+            ranges: Their targets do not overlap; what ``target`` or ``take`` raises is raised here.
+
+        Cancellation: the reading ends soon, with ranges half read, and no thread is left behind.
         """
         ...
 

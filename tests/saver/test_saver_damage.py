@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from async_ckpt.saver import Saver
 from async_ckpt.storage.local import LocalStore
 from async_ckpt.storage.manifest import decode_manifest, digest, encode_manifest
 from async_ckpt.storage.memory import MemoryStore
+from async_ckpt.storage.ranges import Range
 from async_ckpt.storage.records import Manifest
 
 from .conftest import Faults, assert_same
@@ -285,7 +287,7 @@ async def test_a_read_that_fails_half_way_is_damage(memory: MemoryStore, faults:
     async with Saver(memory) as saver:
         await saver.save(state(1), 1)
         await saver.save(state(2), 2)
-        faults.fail("read_into", OSError(errno.EIO, "Input/output error"))
+        faults.fail("read_ranges", OSError(errno.EIO, "Input/output error"))
         for call in (saver.restore(2), saver.verify(2)):
             with pytest.raises(DamagedCheckpointError, match="Input/output error"):
                 await call
@@ -318,10 +320,10 @@ async def test_a_checkpoint_is_leased_while_it_is_read(tmp_path: Path) -> None:
     seen: list[set[int]] = []
 
     class Watching(LocalStore):
-        async def read_into(self, step: int, name: str, offset: int, target: memoryview) -> None:
+        async def read_ranges(self, step: int, ranges: Sequence[Range]) -> None:
             seen.append(await self.pinned())
             assert not await self.remove(step)
-            await super().read_into(step, name, offset, target)
+            await super().read_ranges(step, ranges)
 
     async with Saver(Watching(tmp_path)) as saver:
         await saver.save(state(1), 1)
@@ -330,23 +332,6 @@ async def test_a_checkpoint_is_leased_while_it_is_read(tmp_path: Path) -> None:
         assert seen
         assert all(leased == {1} for leased in seen)
         assert await saver._store.pinned() == set()
-
-
-async def test_a_file_larger_than_the_buffers_is_verified_in_turns(tmp_path: Path, monkeypatch: Any) -> None:
-    import async_ckpt.saver.verifying as verifying
-
-    monkeypatch.setattr(verifying, "CHUNK", 50_000)
-    await three(tmp_path)
-    async with Saver(tmp_path) as saver:
-        result = await saver.verify(3)
-        assert result.bytes == sum(path(tmp_path, 3, name).stat().st_size for name in FILES[:2])
-        assert result.files == tuple(FILES[:2])
-        for at in (49_999, 50_000, 123_456):
-            flip(path(tmp_path, 3, MODEL), at)
-            with pytest.raises(DamagedCheckpointError, match=MODEL):
-                await saver.verify(3)
-            flip(path(tmp_path, 3, MODEL), at)
-        await saver.verify(3)
 
 
 async def test_the_manifest_covers_every_byte(tmp_path: Path) -> None:
