@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Any
 
@@ -123,7 +124,13 @@ def as_numpy(tensor: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     Only what lies on a device, or is a conjugate or negative that was never computed, is copied.
     """
     torch = load()
-    plain = tensor.detach().resolve_conj().resolve_neg().cpu()
+    plain = tensor.detach()
+    if dtype.isbuiltin == 1 and plain.dtype is not torch.complex128:
+        # It is refused on a device, or if it is not computed yet. Asking first would cost more for the many.
+        with contextlib.suppress(RuntimeError, TypeError):
+            same: npt.NDArray[Any] = plain.numpy()
+            return same
+    plain = plain.resolve_conj().resolve_neg().cpu()
     if plain.dtype is torch.complex128:
         plain = torch.view_as_real(plain)
     # numpy lacks some of torch's dtypes, so the elements cross the border as integers of their size.
