@@ -82,14 +82,18 @@ def _up(value: int, align: int) -> int:
 
 def _check(specs: Sequence[TensorSpec]) -> None:
     seen: set[tuple[str, str]] = set()
-    for spec in specs:
-        if spec.nbytes != checked_nbytes(spec.dtype, spec.shape):
-            msg = f"{spec.group}/{spec.name}: {spec.nbytes} bytes do not make {spec.dtype} {spec.shape}"
+    sizes: dict[tuple[str, tuple[int, ...]], int] = {}
+    for group, name, dtype, shape, nbytes in specs:
+        size = sizes.get((dtype, shape))
+        if size is None:
+            size = sizes[dtype, shape] = checked_nbytes(dtype, shape)
+        if nbytes != size:
+            msg = f"{group}/{name}: {nbytes} bytes do not make {dtype} {shape}"
             raise ValueError(msg)
-        if not spec.name or spec.name == "__metadata__" or (spec.group, spec.name) in seen:
-            msg = f"{spec.group}/{spec.name}: a tensor's name must be new, not empty and not __metadata__"
+        if not name or name == "__metadata__" or (group, name) in seen:
+            msg = f"{group}/{name}: a tensor's name must be new, not empty and not __metadata__"
             raise ValueError(msg)
-        seen.add((spec.group, spec.name))
+        seen.add((group, name))
 
 
 def _shards(indices: list[int], specs: Sequence[TensorSpec], limit: int | None) -> list[list[int]]:
@@ -141,23 +145,23 @@ def plan(
             name = f"{group}-{number:05d}-of-{len(shards):05d}.safetensors"
             file = _file(name, at, shard, specs, align)
             files.append(file)
-            for placed in file.tensors:
-                offsets[placed.index] = at + placed.offset_in_file
+            for index, offset, _ in file.tensors:
+                offsets[index] = at + offset
             at += _up(file.size, align)
     return Layout(tuple(files), at, tuple(offsets))
 
 
-def _file(name: str, at: int, shard: list[int], specs: Sequence[TensorSpec], align: int) -> FilePlan:
+def _file(filename: str, at: int, shard: list[int], specs: Sequence[TensorSpec], align: int) -> FilePlan:
     entries = []
     end = 0
     for index in shard:
-        spec = specs[index]
-        entries.append((spec.name, spec.dtype, spec.shape, end, end + spec.nbytes))
-        end += spec.nbytes
+        _, name, dtype, shape, nbytes = specs[index]
+        entries.append((name, dtype, shape, end, end + nbytes))
+        end += nbytes
     header = encode_header(entries, align=align)
     data = len(header)
-    placed = tuple(
-        Placed(index, data + entry[3], entry[4] - entry[3])
-        for index, entry in zip(shard, entries, strict=True)
-    )
-    return FilePlan(name, data + end, at, header, data, placed)
+    placed = [
+        Placed(index, data + begin, stop - begin)
+        for index, (_, _, _, begin, stop) in zip(shard, entries, strict=True)
+    ]
+    return FilePlan(filename, data + end, at, header, data, tuple(placed))

@@ -7,7 +7,7 @@ stricter than that text: duplicate names, holes, overlaps and a padding other th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -126,27 +126,43 @@ def encode_header(
             does not begin where the one before it ended or contradicts its shape, or the header
             exceeds what readers of the format accept.
     """
-    record: dict[str, Any] = {}
+    parts = [b"{"]
     if metadata:
-        record[_METADATA] = dict(metadata)
-    position = 0
-    for name, dtype, shape, begin, end in entries:
-        lengths = list(shape)
-        if name in record or name == _METADATA:
-            msg = f"tensor name {name!r} is reserved or used twice"
-            raise ValueError(msg)
-        if begin != position or end != begin + tensor_bytes(dtype, lengths):
-            msg = f"tensor {name!r} leaves a hole, overlaps, or contradicts its shape"
-            raise ValueError(msg)
-        record[name] = {"dtype": dtype, "shape": lengths, "data_offsets": [begin, end]}
-        position = end
-    text = msgspec.json.encode(record)
-    total = -(-(_PREFIX + len(text)) // align) * align
+        parts += (msgspec.json.encode(_METADATA), b":", msgspec.json.encode(dict(metadata)), b",")
+    _spell(entries, parts)
+    # In place of the last comma, or behind the brace of an empty header.
+    parts[-1] = parts[-1].removesuffix(b",") + b"}"
+    used = sum(map(len, parts))
+    total = -(-(_PREFIX + used) // align) * align
     length = total - _PREFIX
     if length > MAX_HEADER:
         msg = f"the header takes {length} bytes, more than the {MAX_HEADER} that readers accept"
         raise ValueError(msg)
-    return length.to_bytes(_PREFIX, "little") + text.ljust(length)
+    return b"".join((length.to_bytes(_PREFIX, "little"), *parts, b" " * (length - used)))
+
+
+def _spell(entries: Iterable[tuple[str, str, Sequence[int], int, int]], parts: list[bytes]) -> None:
+    """Spell entry after entry, each with a comma behind it; no call takes long, however many there are."""
+    encode = msgspec.json.Encoder().encode
+    known: dict[tuple[str, tuple[int, ...]], tuple[int, bytes]] = {}
+    names = {_METADATA}
+    position = 0
+    for name, dtype, shape, begin, end in entries:
+        lengths = tuple(shape)
+        size, kind = known.get((dtype, lengths), (-1, b""))
+        if not kind:
+            size = tensor_bytes(dtype, lengths)
+            kind = b':{"dtype":%b,"shape":%b,"data_offsets":[' % (encode(dtype), encode(lengths))
+            known[dtype, lengths] = size, kind
+        if name in names:
+            msg = f"tensor name {name!r} is reserved or used twice"
+            raise ValueError(msg)
+        names.add(name)
+        if begin != position or end != begin + size:
+            msg = f"tensor {name!r} leaves a hole, overlaps, or contradicts its shape"
+            raise ValueError(msg)
+        parts.append(b"%b%b%d,%d]}," % (encode(name), kind, begin, end))
+        position = end
 
 
 def decode_header(

@@ -62,6 +62,30 @@ def test_the_bytes_of_a_header_never_change() -> None:
     )
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.text(max_size=4),
+            st.sampled_from(["F32", "U8", "F64"]),
+            st.lists(st.integers(0, 3), max_size=3).map(tuple),
+        ),
+        unique_by=lambda tensor: tensor[0],
+        max_size=6,
+    ),
+    st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2),
+)
+def test_the_text_is_that_of_one_table(
+    tensors: list[tuple[str, str, tuple[int, ...]]], metadata: dict[str, str]
+) -> None:
+    made = entries(*tensors)
+    table: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    for name, dtype, shape, begin, end in made:
+        table[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    text = msgspec.json.encode(table)
+    found = encode_header(made, align=1, metadata=metadata)
+    assert found == len(text).to_bytes(8, "little") + text
+
+
 @pytest.mark.parametrize("align", [1, 8, 64, 4096])
 def test_the_data_begins_at_a_multiple_of_the_alignment(align: int) -> None:
     for count in (0, 1, 50):
