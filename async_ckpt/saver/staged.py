@@ -11,7 +11,7 @@ import numpy as np
 from async_ckpt.saver.manifests import manifest_template
 from async_ckpt.saver.memory import Loan
 from async_ckpt.state import staging
-from async_ckpt.state.arrays import Bytes, is_immutable
+from async_ckpt.state.arrays import Bytes, is_immutable, stored
 from async_ckpt.state.copying import Copier
 from async_ckpt.state.jax_arrays import hold_all
 from async_ckpt.state.layout import plan
@@ -28,6 +28,8 @@ class Plan:
 
     Args:
         flat: A state of this structure.
+        donated: Whether training gives its immutable arrays away, to be overwritten: holding on to one
+            costs it more then than a copy.
         max_shard_bytes: Bytes of tensors per file, or None.
         limit: Bytes of memory it may be staged in, or None.
 
@@ -38,9 +40,12 @@ class Plan:
         constant: For each leaf whether it never changes.
     """
 
-    def __init__(self, flat: Flat, *, max_shard_bytes: int | None, limit: int | None) -> None:
+    def __init__(
+        self, flat: Flat, *, donated: bool, max_shard_bytes: int | None, limit: int | None
+    ) -> None:
         self.outline = flat.outline
-        self.constant = tuple(map(is_immutable, flat.values))
+        self.donated = donated
+        self.constant = tuple(not donated and is_immutable(value) for value in flat.values)
         self.layout = plan(self.outline.tensors, max_shard_bytes=max_shard_bytes)
         self.placing = place(self.layout, self.constant, limit)
 
@@ -74,6 +79,18 @@ class Staged:
         for index, array in zip(kept, hold_all([held[index] for index in kept]), strict=True):
             held[index] = array
         self.copier = Copier(self.plan.outline.specs, held, self.plan.outline.paths)
+
+    def detach(self) -> None:
+        """From here on look at copies only: the living state may change."""
+        plan, stash = self.plan, self.plan.placing.stash
+        if not stash:
+            return
+        memory, specs = self.memory, plan.outline.specs
+        values = list(self.copier.values)
+        for index, at in stash.items():
+            spec = specs[index]
+            values[index] = stored(spec.dtype, spec.shape, memory[at : at + spec.nbytes])
+        self.copier = Copier(specs, values, plan.outline.paths)
 
     def changed(self) -> list[int]:
         """Compare what was copied with the living state; the numbers of the leaves that differ."""

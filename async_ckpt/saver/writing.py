@@ -13,6 +13,7 @@ from async_ckpt.saver.records import Checkpoint
 from async_ckpt.saver.reuse import before_of, latest_before
 from async_ckpt.saver.staged import Plan, Staged
 from async_ckpt.saver.warming import Warming
+from async_ckpt.state.jax_arrays import Donations
 from async_ckpt.state.staging import stage
 from async_ckpt.storage.manifest import digest
 from async_ckpt.storage.names import MANIFEST, step_name
@@ -97,6 +98,7 @@ class Writer:
         self._options = options
         self._plan: Plan | None = None
         self._before: Before | None = None
+        self._donations = Donations()
         self._warming = Warming(engine, self)
         self._busy = False
 
@@ -194,6 +196,7 @@ class Writer:
         pending._move("staging")
         self._engine._check_open()
         flat = job.flatten()
+        self._donations.look(flat.values)
         plan = await self._planned(flat)
         loan = await self._engine._memory.lend(plan.placing.nbytes, self)
         staged = job.staged = Staged(plan, flat, loan)
@@ -214,18 +217,19 @@ class Writer:
         loan.arena.warm = plan.placing.nbytes
         if self._options.validate_staging:
             self._judge(staged, await engine._copier.call(staged.changed))
+        staged.detach()
         self._copied(job, staged)
         return staged
 
     async def _planned(self, flat: Flat) -> Plan:
-        last = self._plan
-        if last is None or last.outline is not flat.outline:
-            self._plan = last = await self._engine._copier.call(self._make_plan, flat)
+        last, donated = self._plan, self._donations.seen
+        if last is None or last.outline is not flat.outline or last.donated is not donated:
+            self._plan = last = await self._engine._copier.call(self._make_plan, flat, donated)
         return last
 
-    def _make_plan(self, flat: Flat) -> Plan:
-        options, engine = self._options, self._engine
-        return Plan(flat, max_shard_bytes=options.max_shard_bytes, limit=engine.staging_bytes)
+    def _make_plan(self, flat: Flat, donated: bool) -> Plan:  # noqa: FBT001 - called in a thread
+        options, limit = self._options, self._engine.staging_bytes
+        return Plan(flat, donated=donated, max_shard_bytes=options.max_shard_bytes, limit=limit)
 
     def _copied(self, job: Job, staged: Staged) -> None:
         """From here on the live state may change."""

@@ -35,11 +35,14 @@ class Copier:
         specs: How each leaf is stored.
         values: The leaves: live arrays, or captured text and bytes.
         paths: Where they stand in the state, for messages.
+
+    Attributes:
+        values: As given.
     """
 
     def __init__(self, specs: Sequence[ArraySpec], values: Sequence[Any], paths: Sequence[str]) -> None:
         self._specs = specs
-        self._values = values
+        self.values = values
         self._paths = paths
 
     def copy(self, file: FilePlan, start: int, stop: int, target: Bytes) -> None:
@@ -129,7 +132,7 @@ class Copier:
             np.copyto(part.reshape((stop - at, *source.shape[1:])), source[at:stop], casting="equiv")
 
     def _source(self, index: int) -> Array:
-        value, spec = self._values[index], self._specs[index]
+        value, spec = self.values[index], self._specs[index]
         source = value if spec.kind == "numpy" else as_stored(value)
         if source.shape != spec.shape:
             msg = f"{self._paths[index]} changed its shape to {source.shape} while it was being saved"
