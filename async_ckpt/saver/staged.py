@@ -142,4 +142,6 @@ class Staged:
         """Let go of the memory, and give the loan to be given back; None if that was done before."""
         loan, self.loan = self.loan, None
         self._memory = None
+        # It may look at the stash, and memory that is looked at is not lent again.
+        self.copier = Copier((), (), ())
         return loan

@@ -52,6 +52,16 @@ async def test_small_arrays_beside_are_saved_with_the_rest(memory: MemoryStore) 
         assert restored["b"].tolist() == [1.0] * 3
 
 
+async def test_the_memory_beside_immutable_arrays_is_used_again(memory: MemoryStore) -> None:
+    live = {"params": {**state(1.0)["params"], "numpy": np.arange(5.0)}}
+    async with Saver(memory) as saver:
+        await saver.save(live, 1)
+        ((arena, _),) = saver._engine._memory._idle
+        assert not arena.lent()
+        await saver.save(live, 2)
+        assert [again for again, _ in saver._engine._memory._idle] == [arena]
+
+
 async def test_a_step_that_is_given_the_arrays_changes_no_checkpoint(
     memory: MemoryStore, faults: Faults, thread: Any
 ) -> None:
