@@ -14,6 +14,7 @@ __all__ = [
     "Summary",
     "digits",
     "durable",
+    "every",
     "extra_memory",
     "first",
     "gap",
@@ -98,6 +99,12 @@ def later(runs: Iterable[Run], state: str, pick: Callable[[Save], float | None])
 def first(runs: Iterable[Run], state: str, pick: Callable[[Save], float | None]) -> list[float]:
     """The same figure of the first save of each process."""
     found = [pick(saves[0]) for run in runs if (saves := saves_of(run, state))]
+    return [value for value in found if value is not None]
+
+
+def every(runs: Iterable[Run], state: str, pick: Callable[[Save], float | None]) -> list[float]:
+    """The same figure of all of them."""
+    found = [pick(save) for run in runs for save in saves_of(run, state)]
     return [value for value in found if value is not None]
 
 

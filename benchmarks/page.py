@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from benchmarks import tables
 from benchmarks.figures import Summary, digits, sizes_of
 from benchmarks.records import Results
-from benchmarks.systems import SYSTEMS
 from benchmarks.targets import targets
 
 __all__ = ["PLOTS", "page"]
@@ -40,9 +39,8 @@ threads and processes and for memory that was never touched; where there was tim
 one is shown.
 
 - **stall**: how long whoever changes the state is held, from the call until the state may be changed again.
-- **durable**: from the call until the system itself says that it is done. What that means differs, see the
-  table; *left unsynced* is how long an fsync of everything below the checkpoint's directory took after
-  that.
+- **durable**: from the call until the system itself says that it is done. What that means differs: see the
+  table below.
 - **loop gap**: by how much a ticker of one millisecond on the same event loop was late at worst, between
   the call and *durable*. The peers have no asyncio interface: their blocking calls are made in a thread,
   which is what is kindest to them. Called directly on the loop, as their examples do, the gap is the stall
@@ -94,7 +92,7 @@ def page(results: Results, plots: Iterable[str] = PLOTS) -> str:
         section("Reading back", tables.restore(results)),
         section("What a step costs", tables.cost(results)),
         METHOD.strip(),
-        section("What durable means", _durable()),
+        section("What durable means", tables.durability(results)),
         section("What did not work, and what was left out", _failures(results)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -137,10 +135,6 @@ def _targets(results: Results) -> str:
         rows.append((target.text, target.asked, text, mark))
     met = sum(target.verdict in {"met", "met in the median"} for target in found)
     return f"{met} of {len(found)} are met.\n\n{tables.table(('', 'asked', 'measured', ''), rows)}"
-
-
-def _durable() -> str:
-    return tables.table(("system", "durable"), [(entry.label, entry.durable) for entry in SYSTEMS.values()])
 
 
 def _failures(results: Results) -> str:

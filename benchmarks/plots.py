@@ -38,7 +38,7 @@ def draw(results: Results, folder: Path) -> list[str]:
     matplotlib.use("svg")
     # Without these every run would change every byte of every picture.
     matplotlib.rcParams.update(
-        {"svg.hashsalt": "async_ckpt", "svg.fonttype": "none", "font.size": 9, "axes.axisbelow": True}
+        {"svg.hashsalt": "async_ckpt", "svg.fonttype": "path", "font.size": 9, "axes.axisbelow": True}
     )
     plt: Any = importlib.import_module("matplotlib.pyplot")
     folder.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,7 @@ __all__ = [
     "comparison",
     "cost",
     "describe",
+    "durability",
     "escaped",
     "restore",
     "scaling",
@@ -53,7 +54,7 @@ def describe(state: str) -> str:
 def size(nbytes: float) -> str:
     """Bytes for people, in powers of ten."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if nbytes >= scale:
+        if nbytes >= 0.9995 * scale:
             return f"{digits(nbytes / scale)} {unit}"
     return f"{nbytes:.0f} B"
 
@@ -63,16 +64,20 @@ def comparison(results: Results, state: str) -> str:
     head = (
         "system",
         "stall, ms",
-        "first stall, ms",
+        "÷ ours",
         "durable, s",
+        "÷ ours",
         "GB/s",
         "x raw disk",
         "loop gap, ms",
+        "first save: stall, ms",
+        "loop gap, ms",
         "extra memory, x state",
-        "left unsynced, s",
     )
     nbytes = states.spec(state).nbytes
-    direct = _median(later(runs_of(results, "save", "direct", (state,)), state, durable))
+    ours = runs_of(results, "save", "ours-copy", (state,))
+    our_stall, our_end = median(later(ours, state, stall)), median(later(ours, state, durable))
+    direct = median(later(runs_of(results, "save", "direct", (state,)), state, durable))
     rows = []
     for system in (*COMPARED, "torch-save"):
         runs = runs_of(results, "save", system, (state,))
@@ -82,22 +87,34 @@ def comparison(results: Results, state: str) -> str:
         if not any(run.saves for run in runs):
             rows.append((label, f"failed: {_reason(runs)}", *[""] * (len(head) - 2)))
             continue
-        until = _median(later(runs, state, durable))
+        end = median(later(runs, state, durable))
         rows.append(
             (
                 label + (" †" if any(run.error for run in runs) else ""),
                 span(later(runs, state, stall), 1e3),
-                span(first(runs, state, stall), 1e3),
+                over(median(later(runs, state, stall)), our_stall),
                 span(later(runs, state, durable)),
-                digits(nbytes / until / 1e9) if until else "-",
-                digits(direct / until) if until and direct else "-",
+                over(end, our_end),
+                over(nbytes / 1e9, end),
+                over(direct, end),
                 span(later(runs, state, gap), 1e3),
+                span(first(runs, state, stall), 1e3),
+                span(first(runs, state, gap), 1e3),
                 span(extra_memory(runs), 1 / nbytes),
-                span(later(runs, state, lambda save: save.unsynced)),
             )
         )
     text = table(head, rows)
     return f"{text}\n\n† failed at some point, see below." if "†" in text else text
+
+
+def durability(results: Results) -> str:
+    """What each system's "durable" means, and what it had left to the page cache by then."""
+    state = sizes_of(results).reference
+    rows = []
+    for system, entry in SYSTEMS.items():
+        runs = runs_of(results, "save", system, (state,))
+        rows.append((entry.label, entry.durable, span(later(runs, state, lambda save: save.unsynced), 1e3)))
+    return table(("system", "durable", "an fsync of everything after that, ms"), rows)
 
 
 def scaling(results: Results, names: tuple[str, ...], what: str) -> str:
@@ -129,7 +146,7 @@ def sessions(results: Results) -> str:
                 kind, _, count = name.partition(" ")
                 if kind != "all":
                     continue
-                took = _median(run.values[name])
+                took = median(run.values[name])
                 rows.append(
                     (
                         label,
@@ -253,8 +270,14 @@ def cost(results: Results) -> str:
     return table(("", "µs"), rows)
 
 
-def _median(values: list[float]) -> float | None:
+def median(values: list[float]) -> float | None:
+    """None without any."""
     return statistics.median(values) if values else None
+
+
+def over(top: float | None, bottom: float | None) -> str:
+    """One figure over another, or a dash."""
+    return digits(top / bottom) if top is not None and bottom else "-"
 
 
 def _reason(runs: list[Run]) -> str:
