@@ -14,7 +14,7 @@ from typing import Self
 
 import numpy as np
 
-__all__ = ["Ticker", "clear", "compute", "drop_caches", "fsync_tree", "tidy"]
+__all__ = ["BIN", "Ticker", "binned", "clear", "compute", "drop_caches", "fsync_tree", "tidy", "worst"]
 
 TICK = 0.001
 BIN = 0.010

@@ -6,7 +6,18 @@ from dataclasses import dataclass
 
 from benchmarks.records import Job
 
-__all__ = ["FULL", "QUICK", "Sizes", "jobs", "rotated", "selected"]
+__all__ = [
+    "BESIDE_TRAINING",
+    "COMPARED",
+    "COUNTS",
+    "FULL",
+    "QUICK",
+    "SCALED",
+    "Sizes",
+    "jobs",
+    "rotated",
+    "selected",
+]
 
 COMPARED = (
     "ours-copy",
@@ -22,6 +33,9 @@ COMPARED = (
     "copyto",
     "direct",
 )
+COUNTS = (1, 2, 4, 8, 16)
+"""Sessions that save at the same time."""
+
 SCALED = ("ours-copy", "direct", "safetensors", "dcp-thread", "orbax-jax")
 BESIDE_TRAINING = (
     "ours-copy",

@@ -10,8 +10,9 @@ from typing import Any
 
 from benchmarks import states
 from benchmarks.figures import later, runs_of, sizes_of
+from benchmarks.measure import BIN
 from benchmarks.page import PLOTS
-from benchmarks.plan import COMPARED, SCALED
+from benchmarks.plan import COMPARED, COUNTS, SCALED
 from benchmarks.records import Results, Save
 from benchmarks.systems import SYSTEMS
 
@@ -109,12 +110,13 @@ def _lag(plt: Any, results: Results) -> Any:
     )
     for axes, (system, save) in zip(all_axes[:, 0], rows, strict=True):
         times, late = zip(*save.timeline, strict=True)
-        axes.vlines(
-            times, 0.05, [max(0.05, 1e3 * value) for value in late], color=_colour(system), linewidth=1
-        )
+        # Each bar lies where the loop was held, and is as wide as that took, at least one bin.
+        begins = [max(0.0, when + BIN - max(BIN, secs)) for when, secs in zip(times, late, strict=True)]
+        widths, heights = [max(BIN, secs) for secs in late], [1e3 * secs for secs in late]
+        axes.bar(begins, heights, widths, align="edge", color=_colour(system))
         axes.set_yscale("log")
-        axes.set_ylim(0.05, 3000)
-        axes.set_yticks([0.1, 1, 10, 100, 1000], ["0.1", "1", "10", "100", "1000 ms"])
+        axes.set_ylim(0.05, 5000)
+        axes.set_yticks([0.1, 10, 1000], ["0.1 ms", "10 ms", "1 s"])
         axes.set_title(_label(system), loc="left", fontsize=8, pad=2)
         axes.grid(axis="y", alpha=0.3)
         axes.axvline(save.durable or 0, color="black", linewidth=0.8, linestyle=":")
@@ -145,8 +147,10 @@ def _scaling(
     axes.set_xlabel(unit)
     axes.set_ylabel("seconds until durable")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    return figure if any_at_all else plt.close(figure)
+    if not any_at_all:
+        return plt.close(figure)
+    axes.legend(fontsize=8, loc="upper left")
+    return figure
 
 
 def _by_bytes(plt: Any, results: Results) -> Any:
@@ -175,12 +179,16 @@ def _sessions(plt: Any, results: Results) -> Any:
             left.plot(counts, speeds, marker="o", color=colour, label=label)
             right.plot(counts, gaps, marker="o", color=colour, label=label)
     for axes, unit in ((left, "GB/s together, until durable"), (right, "largest loop gap, ms")):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(COUNTS, list(map(str, COUNTS)))
         axes.set_xlabel("sessions")
         axes.set_ylabel(unit)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
+    if not any_at_all:
+        return plt.close(figure)
     left.legend(fontsize=8)
-    return figure if any_at_all else plt.close(figure)
+    return figure
 
 
 def _label(system: str) -> str:

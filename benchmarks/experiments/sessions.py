@@ -11,15 +11,14 @@ from typing import Any
 import async_ckpt
 from benchmarks import states
 from benchmarks.measure import Ticker, clear, worst
+from benchmarks.plan import COUNTS
 from benchmarks.records import Job, Run
 from benchmarks.systems.base import UnavailableError
 from benchmarks.systems.ours import make_saver
 from benchmarks.threads import Thread
 from benchmarks.training import Training
 
-__all__ = ["COUNTS", "measure"]
-
-COUNTS = (1, 2, 4, 8, 16)
+__all__ = ["measure"]
 
 
 async def measure(job: Job, run: Run, directory: Path) -> None:
