@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["manifest_template"]
 
-_NOT_YET = ""
+_ANY = "0" * 32
 
 
 def manifest_template(outline: Outline, layout: Layout) -> ManifestTemplate:
@@ -41,7 +41,7 @@ def manifest_template(outline: Outline, layout: Layout) -> ManifestTemplate:
             shape=tensor.shape,
             offset=offset,
             bytes=tensor.nbytes,
-            digest=_NOT_YET,
+            digest=_ANY,
             kind=spec.kind,
         )
         for path, tensor, spec, (file, offset) in zip(

@@ -11,7 +11,7 @@ can change unnoticed. The digest finds damage, not malice: a record is judged in
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 import xxhash
@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 
 from async_ckpt.errors import DamagedCheckpointError, FormatVersionError
 from async_ckpt.storage import strictjson
+from async_ckpt.storage.canonical import decode_in_pieces
 from async_ckpt.storage.coverage import check_manifest
 from async_ckpt.storage.records import VERSION, FileEntry, Manifest, Report, TensorEntry
 
@@ -129,13 +130,16 @@ def seal(parts: Sequence[bytes]) -> bytearray:
 
 def _open(data: bytes, kind: type[R], path: str | None, step: int | None) -> R:
     where = path if path is not None else kind.__name__.lower()
+    record: Any
     try:
         body = _unseal(data)
-        _check_version(body, where, path, step)
-        record = msgspec.json.decode(body, type=kind)
-        if msgspec.json.encode(record) != body:
-            # Not our spelling, so equal keys may hide in it: msgspec keeps the last one.
-            strictjson.loads(body)
+        record = decode_in_pieces(body) if kind is Manifest else None
+        if record is None:
+            _check_version(body, where, path, step)
+            record = msgspec.json.decode(body, type=kind)
+            if msgspec.json.encode(record) != body:
+                # Not our spelling, so equal keys may hide in it: msgspec keeps the last one.
+                strictjson.loads(body)
         if isinstance(record, Manifest):
             check_manifest(record)
         _check_step(record.step, step)
@@ -145,7 +149,7 @@ def _open(data: bytes, kind: type[R], path: str | None, step: int | None) -> R:
     except ValueError as error:
         msg = f"{where}: {error}"
         raise DamagedCheckpointError(msg, path=path, step=step) from error
-    return record
+    return record  # type: ignore[no-any-return]
 
 
 def _check_step(found: int, asked: int | None) -> None:

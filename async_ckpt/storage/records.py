@@ -13,7 +13,6 @@ VERSION = 1
 
 Size = Annotated[int, Meta(ge=0, le=2**53)]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
-Kind = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:<>|=-]{1,64}\Z")]
 Attempt = Annotated[str, Meta(pattern=r"^[0-9A-Za-z_.-]{1,64}\Z")]
 Shape = Annotated[tuple[Size, ...], Meta(max_length=64)]
 
@@ -34,8 +33,8 @@ class FileEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     header_digest: Digest
 
 
-class TensorEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One tensor.
+class TensorEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """One tensor. Many of them are read at once, so digests and kinds are judged together, after decoding.
 
     Attributes:
         path: Its place in the state's tree; unique in the manifest.
@@ -56,8 +55,8 @@ class TensorEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     shape: Shape
     offset: Size
     bytes: Size
-    digest: Digest
-    kind: Kind
+    digest: str
+    kind: str
 
 
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,7 +20,6 @@ _TOGETHER = 256
 """Tensors that are spelled in one call, which no other thread can interrupt."""
 
 _DIGEST = b'"digest":"'
-_ANY = "0" * 32
 
 
 class _Head(Struct, kw_only=True):
@@ -43,7 +42,7 @@ class ManifestTemplate:
 
     Args:
         files: The tensor files, with the digests of their headers.
-        tensors: The tensors, in the order of the leaves; their digests are not looked at.
+        tensors: The tensors, in the order of the leaves, with any digests.
         contents: For each file the indices of its tensors, in the order of their bytes.
         tree: The JSON of the structure, cut where plain values stand; see
             :class:`async_ckpt.state.outline.Skeleton`.
@@ -52,7 +51,8 @@ class ManifestTemplate:
         files: As given.
 
     Raises:
-        ValueError: Tensors overlap or leave holes, or the contents are not all tensors once.
+        ValueError: :func:`async_ckpt.storage.manifest.encode_manifest` would not take such files and
+            tensors, or the contents are not all tensors once.
     """
 
     def __init__(
@@ -172,13 +172,13 @@ def _check(files: tuple[FileEntry, ...], tensors: Sequence[TensorEntry]) -> None
 
 def _spelled(tensors: Sequence[TensorEntry], *, first: bool) -> list[str]:
     """Spell entries one after the other, with every second piece left for a digest."""
+    encode = msgspec.json.Encoder().encode
     pieces = [""] * (2 * len(tensors) + 1)
     before = "" if first else ","
     for number, tensor in enumerate(tensors):
-        entry = msgspec.json.encode(msgspec.structs.replace(tensor, digest=_ANY))
         # Within a string the quotes would be escaped, so this is the field.
-        head, name, tail = entry.partition(_DIGEST)
+        head, name, tail = encode(tensor).partition(_DIGEST)
         pieces[2 * number] = before + (head + name).decode("utf-8")
-        before = tail[len(_ANY) :].decode("utf-8") + ","
+        before = tail[len(tensor.digest) :].decode("utf-8") + ","
     pieces[-1] = before[:-1]
     return pieces
