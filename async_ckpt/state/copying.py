@@ -7,11 +7,12 @@ window. It leaves the interpreter to other threads while it copies, and takes sm
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
 
+from . import torch_arrays
 from .arrays import DTYPES, Array, ArraySpec, Bytes, as_stored
 from .dtypes import ITEMSIZE
 from .layout import FilePlan, Placed
@@ -35,15 +36,23 @@ class Copier:
         specs: How each leaf is stored.
         values: The leaves: live arrays, or captured text and bytes.
         paths: Where they stand in the state, for messages.
+        skip: Leaves that somebody else copies: their bytes are left as they are.
 
     Attributes:
         values: As given.
     """
 
-    def __init__(self, specs: Sequence[ArraySpec], values: Sequence[Any], paths: Sequence[str]) -> None:
+    def __init__(
+        self,
+        specs: Sequence[ArraySpec],
+        values: Sequence[Any],
+        paths: Sequence[str],
+        skip: Container[int] = frozenset(),
+    ) -> None:
         self._specs = specs
         self.values = values
         self._paths = paths
+        self._skip = skip
 
     def copy(self, file: FilePlan, start: int, stop: int, target: Bytes) -> None:
         """Make the bytes from ``start`` to ``stop`` of a file.
@@ -68,7 +77,7 @@ class Copier:
             begin, end = placed.offset_in_file, placed.offset_in_file + placed.nbytes
             if begin >= stop:
                 break
-            if end <= start or not placed.nbytes:
+            if end <= start or not placed.nbytes or placed.index in self._skip:
                 continue
             if placed.nbytes <= _SMALL and begin >= start and end <= stop:
                 if run and (len(run) == _TOGETHER or not self._joins(run[-1], placed)):
@@ -83,7 +92,7 @@ class Copier:
 
     def copy_leaf(self, placed: Placed, target: Bytes) -> None:
         """Copy one leaf, wherever its file has it, to memory of exactly its size."""
-        if placed.nbytes:
+        if placed.nbytes and placed.index not in self._skip:
             self._copy_part(placed, 0, placed.nbytes, target)
 
     def _joins(self, one: Placed, other: Placed) -> bool:
@@ -103,6 +112,15 @@ class Copier:
 
     def _copy_part(self, placed: Placed, low: int, high: int, target: Bytes) -> None:
         spec = self._specs[placed.index]
+        value = self.values[placed.index]
+        if spec.kind.startswith("torch") and torch_arrays.lies_elsewhere(value):
+            dtype, shape, _ = torch_arrays.describe(value)
+            self._check_shape(placed.index, shape)
+            if dtype != spec.dtype:
+                msg = f"{self._paths[placed.index]} changed its dtype to {dtype} while it was being saved"
+                raise TypeError(msg)
+            torch_arrays.read_part(value, low, high, target)
+            return
         source = self._source(placed.index)
         if _is_row(source, spec):
             row = source.reshape(-1).view(np.uint8)
@@ -134,10 +152,13 @@ class Copier:
     def _source(self, index: int) -> Array:
         value, spec = self.values[index], self._specs[index]
         source = value if spec.kind == "numpy" else as_stored(value)
-        if source.shape != spec.shape:
-            msg = f"{self._paths[index]} changed its shape to {source.shape} while it was being saved"
-            raise ValueError(msg)
+        self._check_shape(index, source.shape)
         return source
+
+    def _check_shape(self, index: int, shape: tuple[int, ...]) -> None:
+        if shape != self._specs[index].shape:
+            msg = f"{self._paths[index]} changed its shape to {shape} while it was being saved"
+            raise ValueError(msg)
 
 
 def _offset(placed: Placed) -> int:

@@ -17,10 +17,13 @@ __all__ = [
     "bytes_in_place",
     "describe",
     "fill",
+    "flat_bytes",
     "is_module",
     "is_tensor",
+    "lies_elsewhere",
     "load",
     "present",
+    "read_part",
 ]
 
 KINDS = frozenset({"torch", "torch:c128"})
@@ -108,14 +111,31 @@ def bytes_in_place(tensor: Any) -> npt.NDArray[np.uint8] | None:
     """Give the tensor's own memory as a flat writable row of bytes, or None if it is not such a row."""
     if not _is_row(tensor):
         return None
-    return _row(tensor.detach())
-
-
-def _row(tensor: Any) -> npt.NDArray[np.uint8]:
-    # A single element counts as contiguous whatever its stride, which `view` does not accept.
-    flat = tensor.as_strided((tensor.numel(),), (1,))
-    row: npt.NDArray[np.uint8] = flat.view(load().uint8).numpy()
+    row: npt.NDArray[np.uint8] = flat_bytes(tensor).numpy()
     return row
+
+
+def flat_bytes(tensor: Any) -> Any:
+    """Give the stored bytes as a flat ``uint8`` tensor on the same device; a view if they lie in a row."""
+    plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    # A single element counts as contiguous whatever its stride, which `view` does not accept.
+    return plain.as_strided((plain.numel(),), (1,)).view(load().uint8)
+
+
+def lies_elsewhere(value: object) -> bool:
+    """Say whether ``value`` is a torch tensor on a device, such as a GPU."""
+    torch = load()
+    return torch is not None and isinstance(value, torch.Tensor) and _device_of(value) != "cpu"
+
+
+def _device_of(tensor: Any) -> str:
+    kind: str = tensor.device.type
+    return kind
+
+
+def read_part(tensor: Any, low: int, high: int, target: npt.NDArray[np.uint8]) -> None:
+    """Copy the stored bytes from ``low`` to ``high`` to the host; no others cross over from the device."""
+    load().from_numpy(target).copy_(flat_bytes(tensor)[low:high])
 
 
 def as_numpy(tensor: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
