@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
@@ -11,6 +13,7 @@ from async_ckpt.saver.engine import FILES_ABREAST, Engine
 from async_ckpt.saver.pending import PendingSave
 from async_ckpt.saver.staged import Staged
 from async_ckpt.state.arrays import Bytes
+from async_ckpt.state.arrivals import Arrivals, ArrivingImage
 from async_ckpt.state.digesting import Digests, FileDigests
 from async_ckpt.state.staging import digest_image
 from async_ckpt.state.streaming import StreamedFile
@@ -20,7 +23,10 @@ from async_ckpt.system.threads import Outcome, finish
 if TYPE_CHECKING:
     from async_ckpt.state.layout import FilePlan
 
-__all__ = ["Before", "Files"]
+__all__ = ["Before", "Files", "Stop"]
+
+_PIECE = 32 * 2**20
+"""Bytes per write; a multiple of what is copied in one go."""
 
 
 class Before(NamedTuple):
@@ -35,6 +41,13 @@ class Before(NamedTuple):
     files: Mapping[str, tuple[int, FileDigests]]
 
 
+@dataclass(slots=True)
+class Stop:
+    """Whether to stop, for threads that ask."""
+
+    now: bool = False
+
+
 class Files:
     """Brings the files of one attempt to the disk.
 
@@ -46,6 +59,8 @@ class Files:
         pending: Is told of the progress, and may stop it.
         before: Where unchanged files may be had, or None.
         copied: Called in a thread when a living state is no longer needed.
+        arrivals: Tells what has been copied to memory already; None if all of it has.
+        stop: Ends the writing when it is set.
         judge: Raises if leaves of a living state changed while they were read; None does not look.
     """
 
@@ -60,7 +75,11 @@ class Files:
         copied: Callable[[], None],
         *,
         judge: Callable[[list[int]], None] | None = None,
+        arrivals: Arrivals | None = None,
+        stop: Stop | None = None,
     ) -> None:
+        self._arrivals = arrivals
+        self._stop = stop or Stop()
         self._judge = judge
         self._store = store
         self._engine = engine
@@ -111,7 +130,7 @@ class Files:
         return done
 
     def _stopped(self) -> bool:
-        return bool(self._failures) or self._pending._stopped()
+        return self._stop.now or bool(self._failures) or self._pending._stopped()
 
     async def _write(self, number: int, slots: list[tuple[Bytes, Bytes]]) -> None:
         image = self._staged.image(number)
@@ -127,15 +146,20 @@ class Files:
     # -- files that lie in memory --------------------------------------------------------------------
 
     async def _write_image(self, number: int, image: Bytes) -> None:
-        file = self._files[number]
-        digesting = self._engine._digester.submit(_digest, file, image, self._stopped)
+        file, arrivals = self._files[number], self._arrivals
+        data: memoryview | Pieces = memoryview(image.data)
+        arrived = _here
+        if arrivals is not None:
+            arrived = partial(arrivals.wait, number)
+            data = ArrivingImage(memoryview(image.data), arrivals, number, _PIECE)
+        digesting = self._engine._digester.submit(_digest, file, image, self._stopped, arrived)
         if self._before is not None and file.name in self._before.files:
             outcome: Outcome[FileDigests | None] = await finish(digesting)
             self._digests[number] = outcome.unwrap()
             if self._stopped() or await self._linked(number):
                 return
         try:
-            await self._put(number, self._engine._paced(self._store, memoryview(image.data), self._stopped))
+            await self._put(number, self._engine._paced(self._store, data, self._stopped))
         finally:
             outcome = await finish(digesting)
         self._digests[number] = outcome.unwrap()
@@ -216,8 +240,14 @@ class _Countdown:
             self._reached()
 
 
-def _digest(file: FilePlan, image: Bytes, stopped: Callable[[], bool]) -> FileDigests | None:
-    return digest_image(file, image, stopped=stopped)
+def _here(_start: int, _stop: int) -> bool:
+    return True
+
+
+def _digest(
+    file: FilePlan, image: Bytes, stopped: Callable[[], bool], arrived: Callable[[int, int], bool]
+) -> FileDigests | None:
+    return digest_image(file, image, stopped=stopped, arrived=arrived)
 
 
 def _exhaust(pieces: StreamedFile, stopped: Callable[[], bool]) -> None:

@@ -8,15 +8,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from async_ckpt.errors import DirectoryLockedError, SaveError, UnsupportedLeafError
-from async_ckpt.saver.files import Before, Files
+from async_ckpt.saver.files import Before, Files, Stop
 from async_ckpt.saver.records import Checkpoint
 from async_ckpt.saver.reuse import before_of, latest_before
 from async_ckpt.saver.staged import Plan, Staged
 from async_ckpt.saver.warming import Warming
+from async_ckpt.state.arrivals import Arrivals
 from async_ckpt.state.jax_arrays import Donations
 from async_ckpt.state.staging import stage
 from async_ckpt.storage.manifest import digest
 from async_ckpt.storage.names import MANIFEST, step_name
+from async_ckpt.system.threads import Outcome, finish, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -87,6 +89,10 @@ class Options:
     validate_staging: bool = False
 
 
+_TOGETHER = 64 * 2**20
+"""Bytes from which a state is written while it is being copied; a smaller one is copied in a blink."""
+
+
 class Writer:
     """Writes the saves of one saver, one at a time."""
 
@@ -148,13 +154,15 @@ class Writer:
 
     async def _save(self, job: Job) -> Checkpoint:
         pending, step = job.pending, job.pending.step
-        staged = await self._stage(job)
-        await self._store.open()
-        before = await self._unchanged_files()
-        job.attempt = await self._store.begin(step)
-        if not staged.plan.placing.live:
-            pending._move("writing")
-        digests = await self._write_files(job, job.attempt, staged, before)
+        staged = await self._place(job)
+        if staged.plan.placing.live:
+            digests = await self._bring(job, staged)
+        elif staged.plan.placing.window is None and staged.bytes >= _TOGETHER:
+            digests = await self._copy_and_bring(job, staged)
+        else:
+            await self._copy(job, staged)
+            digests = await self._bring(job, staged)
+        assert job.attempt is not None  # noqa: S101 - the files are in it
         content = await self._write_manifest(job, job.attempt, staged, digests)
         self._check(pending)
         pending._move("written")
@@ -188,8 +196,8 @@ class Writer:
 
     # -- into memory ---------------------------------------------------------------------------------
 
-    async def _stage(self, job: Job) -> Staged:
-        """Give the state its memory, and copy it unless it is to be read while it is written."""
+    async def _place(self, job: Job) -> Staged:
+        """Wait until the state may be looked at, and find a place for it."""
         pending = job.pending
         await self._gate.entered(job.place)
         self._check(pending)
@@ -203,9 +211,11 @@ class Writer:
         if any(plan.constant):
             await self._engine._copier.call(staged.hold)
         pending._plan([file.size for file in plan.layout.files])
-        if plan.placing.live:
-            return staged
-        engine = self._engine
+        return staged
+
+    async def _copy(self, job: Job, staged: Staged, arrivals: Arrivals | None = None) -> None:
+        """Copy what may change to memory; then it may."""
+        engine, plan = self._engine, staged.plan
         await stage(
             plan.layout,
             plan.placing,
@@ -213,13 +223,67 @@ class Writer:
             staged.memory,
             worker=engine._copier,
             threads=engine._copy_threads,
+            arrivals=arrivals,
         )
-        loan.arena.warm = plan.placing.nbytes
+        assert staged.loan is not None  # noqa: S101 - given back when the save is over
+        staged.loan.arena.warm = plan.placing.nbytes
         if self._options.validate_staging:
             self._judge(staged, await engine._copier.call(staged.changed))
         staged.detach()
         self._copied(job, staged)
-        return staged
+
+    async def _copy_and_bring(self, job: Job, staged: Staged) -> Digests:
+        """Write what has been copied while the rest is being copied."""
+        arrivals = Arrivals([file.size for file in staged.plan.layout.files])
+        stop = Stop()
+        copying = spawn(self._copy_beside(job, staged, arrivals, stop), name="async-ckpt copy")
+        try:
+            digests = await self._bring(job, staged, arrivals, stop)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            # Its error is the cause of whatever else went wrong, so it is the one that leaves.
+            (await finish(copying)).unwrap()
+            raise
+        (await finish(copying)).unwrap()
+        return digests
+
+    async def _copy_beside(self, job: Job, staged: Staged, arrivals: Arrivals, stop: Stop) -> Outcome[None]:
+        try:
+            await self._copy(job, staged, arrivals)
+        except BaseException as error:  # noqa: BLE001 - raised by whoever waits for the outcome
+            stop.now = True
+            return Outcome(error=error)
+        finally:
+            arrivals.end()
+        return Outcome()
+
+    async def _bring(
+        self, job: Job, staged: Staged, arrivals: Arrivals | None = None, stop: Stop | None = None
+    ) -> Digests:
+        """Open an attempt, and write the files."""
+        await self._store.open()
+        before = await self._unchanged_files()
+        job.attempt = await self._store.begin(job.pending.step)
+        loop = asyncio.get_running_loop()
+
+        def copied() -> None:
+            if not job.pending.done():
+                self._copied(job, staged)
+
+        files = Files(
+            self._store,
+            self._engine,
+            job.attempt,
+            staged,
+            job.pending,
+            before,
+            _in_loop(loop, copied),
+            judge=partial(self._judge, staged) if self._options.validate_staging else None,
+            arrivals=arrivals,
+            stop=stop or Stop(),
+        )
+        return await files.write()
 
     async def _planned(self, flat: Flat) -> Plan:
         last, donated = self._plan, self._donations.seen
@@ -227,13 +291,14 @@ class Writer:
             self._plan = last = await self._engine._copier.call(self._make_plan, flat, donated)
         return last
 
-    def _make_plan(self, flat: Flat, donated: bool) -> Plan:  # noqa: FBT001 - called in a thread
+    def _make_plan(self, flat: Flat, donated: bool) -> Plan:
         options, limit = self._options, self._engine.staging_bytes
         return Plan(flat, donated=donated, max_shard_bytes=options.max_shard_bytes, limit=limit)
 
     def _copied(self, job: Job, staged: Staged) -> None:
         """From here on the live state may change."""
         self._gate.leave(job.place)
+        job.pending._move("writing")
         job.pending._offer(staged.view())
 
     def _judge(self, staged: Staged, indices: list[int]) -> None:
@@ -278,26 +343,6 @@ class Writer:
         if self._before is None:
             self._before = await latest_before(self._catalog, self._store)
         return self._before
-
-    async def _write_files(self, job: Job, attempt: str, staged: Staged, before: Before | None) -> Digests:
-        loop = asyncio.get_running_loop()
-
-        def copied() -> None:
-            if not job.pending.done():
-                job.pending._move("writing")
-                self._copied(job, staged)
-
-        files = Files(
-            self._store,
-            self._engine,
-            attempt,
-            staged,
-            job.pending,
-            before,
-            _in_loop(loop, copied),
-            judge=partial(self._judge, staged) if self._options.validate_staging else None,
-        )
-        return await files.write()
 
     async def _write_manifest(self, job: Job, attempt: str, staged: Staged, digests: Digests) -> str:
         """Write it, and give its digest."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from async_ckpt.system.threads import Outcome, Worker, finish
 
 from .arrays import ArraySpec, Bytes, stored
+from .arrivals import Arrivals
 from .build import build
 from .copying import CHUNK, Copier
 from .digesting import FileDigester, FileDigests
@@ -36,7 +38,9 @@ def image_of(layout: Layout, placing: Placing, number: int, row: Bytes) -> Bytes
     return None if at is None else row[at : at + layout.files[number].size]
 
 
-def _copies(layout: Layout, placing: Placing, copier: Copier, row: Bytes) -> Iterator[Callable[[], None]]:
+def _copies(
+    layout: Layout, placing: Placing, copier: Copier, row: Bytes, arrivals: Arrivals | None
+) -> Iterator[Callable[[], None]]:
     """Cut the copying into jobs of about a chunk, so that threads end together."""
     for number, file in enumerate(layout.files):
         at = placing.images[number]
@@ -44,15 +48,23 @@ def _copies(layout: Layout, placing: Placing, copier: Copier, row: Bytes) -> Ite
             continue
         for start in range(0, file.size, CHUNK):
             stop = min(start + CHUNK, file.size)
-            yield _job(copier, file, start, stop, row[at + start : at + stop])
+            told = None if arrivals is None else partial(arrivals.arrived, number, start)
+            yield _job(copier, file, start, stop, row[at + start : at + stop], told)
         end = at + file.size
         row[end : -(-end // PAGE) * PAGE] = 0
     if placing.stash:
         yield lambda: _fill_stash(layout, placing, copier, row)
 
 
-def _job(copier: Copier, file: FilePlan, start: int, stop: int, target: Bytes) -> Callable[[], None]:
-    return lambda: copier.copy(file, start, stop, target)
+def _job(
+    copier: Copier, file: FilePlan, start: int, stop: int, target: Bytes, told: Callable[[], None] | None
+) -> Callable[[], None]:
+    def copy() -> None:
+        copier.copy(file, start, stop, target)
+        if told is not None:
+            told()
+
+    return copy
 
 
 def _fill_stash(layout: Layout, placing: Placing, copier: Copier, row: Bytes) -> None:
@@ -64,7 +76,14 @@ def _fill_stash(layout: Layout, placing: Placing, copier: Copier, row: Bytes) ->
 
 
 async def stage(
-    layout: Layout, placing: Placing, copier: Copier, memory: Any, *, worker: Worker, threads: int
+    layout: Layout,
+    placing: Placing,
+    copier: Copier,
+    memory: Any,
+    *,
+    worker: Worker,
+    threads: int,
+    arrivals: Arrivals | None = None,
 ) -> None:
     """Copy everything that may change to its place, with several threads of ``worker``.
 
@@ -78,6 +97,7 @@ async def stage(
         memory: Writable, at least ``placing.nbytes`` bytes, on a page.
         worker: Runs the copies.
         threads: How many of its threads may.
+        arrivals: Is told what is there already. That it ends is up to the caller.
 
     Raises:
         ValueError: The memory is too small, or an array is not what it was.
@@ -89,7 +109,7 @@ async def stage(
     if len(row) < placing.nbytes:
         msg = f"{len(row)} bytes of memory for {placing.nbytes}"
         raise ValueError(msg)
-    jobs = deque(_copies(layout, placing, copier, row))
+    jobs = deque(_copies(layout, placing, copier, row, arrivals))
 
     def run() -> None:
         while True:
@@ -109,12 +129,28 @@ async def stage(
         outcome.unwrap()
 
 
-def digest_image(file: FilePlan, image: Bytes, *, stopped: Callable[[], bool]) -> FileDigests | None:
-    """Digest a file that lies in memory, in the calling thread; None if ``stopped`` said so on the way."""
+def digest_image(
+    file: FilePlan,
+    image: Bytes,
+    *,
+    stopped: Callable[[], bool],
+    arrived: Callable[[int, int], bool] = lambda _start, _stop: True,
+) -> FileDigests | None:
+    """Digest a file that lies in memory, in the calling thread.
+
+    Args:
+        file: The file.
+        image: Its bytes.
+        stopped: Asked before each chunk.
+        arrived: Waits until a stretch of it is there, and says whether it is.
+
+    Returns:
+        The digests, or None if it was stopped, or a stretch never came.
+    """
     digester = FileDigester(file)
     data = memoryview(image.data)
     for start in range(0, file.size, CHUNK):
-        if stopped():
+        if stopped() or not arrived(start, min(start + CHUNK, file.size)):
             return None
         digester.feed(data[start : start + CHUNK])
     return digester.result()
