@@ -254,12 +254,11 @@ def _rows(tensors: list[Any]) -> Iterator[Any]:
         yield load().cat([flat_bytes(tensor) for tensor in tensors])
         return
     (tensor,) = tensors
-    nbytes = tensor.numel() * tensor.element_size()
-    if tensor.is_contiguous() or nbytes <= _TOGETHER or tensor.shape[0] == 1:
+    if tensor.is_contiguous():
         yield flat_bytes(tensor)
         return
     length = tensor.shape[0]
-    step = max(1, length * _TOGETHER // nbytes)
+    step = max(1, length * _TOGETHER // (tensor.numel() * tensor.element_size()))
     for at in range(0, length, step):
         yield flat_bytes(tensor[at : at + step])
 
