@@ -119,13 +119,20 @@ def hold(array: Any) -> npt.NDArray[Any]:
 
 def hold_all(arrays: Sequence[Any]) -> list[npt.NDArray[Any]]:
     """Do what :func:`hold` does for several arrays; all copies from devices are started at once."""
-    started = [_start(array) for array in arrays]
+    # Arrays of one program share few shardings, and asking each array where it lies is most of the work.
+    on_host: dict[Any, bool] = {}
+    started = [_start(array, on_host) for array in arrays]
     return [_finish(array) for array in started]
 
 
-def _start(array: Any) -> Any:
-    plain = _plain(array)
-    if lies_on_host(plain):
+def _start(array: Any, on_host: dict[Any, bool]) -> Any:
+    # Keys have a dtype that numpy does not know.
+    plain = array if isinstance(array.dtype, np.dtype) else _plain(array)
+    sharding = plain.sharding
+    here = on_host.get(sharding)
+    if here is None:
+        here = on_host[sharding] = lies_on_host(plain)
+    if here:
         return plain
     # jax keeps what it copied to the host beside the array it was asked for, as long as that lives.
     shards = [shard.data for shard in plain.addressable_shards]
