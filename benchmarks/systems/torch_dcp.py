@@ -29,6 +29,8 @@ class TorchDcp:
         self._saver: Any = importlib.import_module("torch.distributed.checkpoint.state_dict_saver")
         self._staging: Any = importlib.import_module("torch.distributed.checkpoint.staging")
         self._stager: Any = None
+        # The other strategy keeps a file open for each tensor, so that 20,000 of them exceed usual limits.
+        self._torch.multiprocessing.set_sharing_strategy("file_system")
 
     def adopt(self, arrays: Arrays) -> None:
         from_numpy = self._torch.from_numpy
