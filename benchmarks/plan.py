@@ -133,7 +133,7 @@ def _round(sizes: Sizes, number: int) -> list[Job]:
             system=system,
             states=(sizes.reference,),
             round=number,
-            budget_secs=10,
+            budget_secs=12,
             timeline=number == 0,
         )
         for system in COMPARED

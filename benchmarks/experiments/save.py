@@ -14,8 +14,8 @@ from benchmarks.threads import Thread
 
 __all__ = ["measure"]
 
-SETTLE_SECS = 20.0
-"""A state is left out when the last one hints that a save of it takes longer than the budget."""
+LONGEST_SECS = 30.0
+"""A state is left out when the one before it says that a save takes longer."""
 
 
 async def measure(job: Job, run: Run, directory: Path) -> None:
@@ -25,8 +25,7 @@ async def measure(job: Job, run: Run, directory: Path) -> None:
     for number, name in enumerate(job.states):
         spec = states.spec(name)
         size = float(spec.nbytes if name.startswith("size") else spec.tensors)
-        if last is not None and last[0] * size / last[1] > job.budget_secs:
-            expected = last[0] * size / last[1]
+        if last is not None and (expected := last[0] * size / last[1]) > LONGEST_SECS:
             run.notes.append(f"{name} left out: it would take about {expected:.0f} s a save")
             break
         place = directory / f"state-{number}"

@@ -53,6 +53,9 @@ def test_arrays_have_their_shapes_are_the_same_every_time_and_share_no_memory() 
         assert once[group][name].shape == shape
         assert np.array_equal(once[group][name], again[group][name])
     assert not np.shares_memory(rows[0], rows[1])
+    assert not np.array_equal(
+        once["model"]["h.0.attn.c_attn.weight"], once["model"]["h.1.attn.c_attn.weight"]
+    )
     assert all(array.base is None for array in rows)
 
 
