@@ -27,6 +27,7 @@ from async_ckpt.saver.pending import PendingSave
 from async_ckpt.saver.records import Checkpoint, Restored, VerifyResult
 from async_ckpt.saver.restoring import Reader
 from async_ckpt.saver.writing import Labels, Options, Writer
+from async_ckpt.state import cuda
 from async_ckpt.state.tree import Flat, Flattener
 from async_ckpt.storage.local import LocalStore
 from async_ckpt.storage.records import Report
@@ -257,16 +258,23 @@ class Saver:
         into: Any = None,
         only: str | Iterable[str] | None = None,
         strict: bool = True,
+        mmap: bool = False,
     ) -> Restored:
-        """Read a checkpoint back.
+        """Read a checkpoint back, comparing every byte with its digest on the way.
 
         Args:
             step: Which one; None takes the newest valid one and says which newer ones were passed over.
             into: A state to be filled in place; None builds plain containers.
             only: Globs over paths, such as ``"model/**"``; nothing else is read.
             strict: Whether ``into`` and the checkpoint must have the same leaves.
+            mmap: Read nothing now, and give views of the files instead: read-only numpy arrays, also in the
+                place of jax arrays, and torch tensors to which one may write without changing the file.
+                They outlive the checkpoint's deletion. Sizes, the manifest and the headers are checked;
+                the tensors' digests are not (see :meth:`verify`), and bytes that the disk cannot give
+                when they are looked at end the process, as with any mapped file.
 
         Raises:
+            ValueError: ``mmap`` and ``into`` together.
             NoCheckpointError: There is none, or not of that step.
             DamagedCheckpointError: The given step is damaged, or every checkpoint is. Arrays of ``into``
                 may have been overwritten then, and the message says so.
@@ -275,9 +283,11 @@ class Saver:
                 the message says so.
         """
         self._check_open()
+        if mmap and into is not None:
+            raise ValueError("mmap gives views of the files; nothing can be read into a state")
         wanted = None if step is None else step_number(step)
         globs = only if only is None or isinstance(only, str) else tuple(only)
-        restored = await self._reader.restore(wanted, into, globs, strict=strict)
+        restored = await self._reader.restore(wanted, into, globs, strict=strict, mmap=mmap)
         for skipped in restored.skipped:
             log.warning(
                 "checkpoint %s of %s was passed over: %s", skipped.step, self.location, skipped.reason
@@ -353,8 +363,11 @@ class Saver:
         await self._writer.prepare(flat)
 
     def _flatten(self, state: Any) -> Flat:
-        """Take a state apart; may be called in any thread."""
-        return self._flattener.flatten(state)
+        """Take a state apart; may be called in any thread, for states on GPUs in the one that changes them."""
+        flat = self._flattener.flatten(state)
+        if cuda.in_use():
+            flat.mark = cuda.mark(cuda.devices(flat.values))
+        return flat
 
     def _start(
         self,

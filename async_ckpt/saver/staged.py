@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from async_ckpt.saver.manifests import manifest_template
 from async_ckpt.saver.memory import Loan
-from async_ckpt.state import staging
+from async_ckpt.state import cuda, staging
 from async_ckpt.state.arrays import Bytes, is_immutable, stored
 from async_ckpt.state.copying import Copier
 from async_ckpt.state.jax_arrays import hold_all
@@ -40,9 +40,7 @@ class Plan:
         constant: For each leaf whether it never changes.
     """
 
-    def __init__(
-        self, flat: Flat, *, donated: bool, max_shard_bytes: int | None, limit: int | None
-    ) -> None:
+    def __init__(self, flat: Flat, *, donated: bool, max_shard_bytes: int | None, limit: int | None) -> None:
         self.outline = flat.outline
         self.donated = donated
         self.constant = tuple(not donated and is_immutable(value) for value in flat.values)
@@ -70,7 +68,19 @@ class Staged:
         self.flat = flat
         self.loan: Loan | None = loan
         self._memory: memoryview | None = loan.arena.reserve(plan.placing.nbytes)
-        self.copier = Copier(plan.outline.specs, flat.values, plan.outline.paths)
+        self._devices = {} if flat.mark is None else cuda.places(plan.layout, plan.placing, flat.values)
+        self._held: Sequence[Any] = flat.values
+        self.copier = Copier(plan.outline.specs, flat.values, plan.outline.paths, skip=self._devices)
+
+    def fetch(self, copier: cuda.Copier) -> None:
+        """Copy what lies on GPUs to its place; the rest is up to ``self.copier``. Called in a thread."""
+        if not self._devices:
+            return
+        assert self.loan is not None  # noqa: S101 - nobody asks after `drop`
+        device = next(iter(self._devices.values())).tensor.device
+        pinned = self.loan.arena.pin(lambda memory: cuda.pin(memory, device))
+        places = self._devices.values()
+        copier.start(places, self.memory, after=self.flat.mark, pinned=pinned).wait()
 
     def hold(self) -> None:
         """Keep what never changes by reference. Waits until it is computed: call it in a thread."""
@@ -78,7 +88,8 @@ class Staged:
         held = list(self.flat.values)
         for index, array in zip(kept, hold_all([held[index] for index in kept]), strict=True):
             held[index] = array
-        self.copier = Copier(self.plan.outline.specs, held, self.plan.outline.paths)
+        self._held = held
+        self.copier = Copier(self.plan.outline.specs, held, self.plan.outline.paths, skip=self._devices)
 
     def detach(self) -> None:
         """From here on look at copies only: the living state may change."""
@@ -86,7 +97,7 @@ class Staged:
         if not stash:
             return
         memory, specs = self.memory, plan.outline.specs
-        values = list(self.copier.values)
+        values = list(self._held)
         for index, at in stash.items():
             spec = specs[index]
             values[index] = stored(spec.dtype, spec.shape, memory[at : at + spec.nbytes])
@@ -94,7 +105,9 @@ class Staged:
 
     def changed(self) -> list[int]:
         """Compare what was copied with the living state; the numbers of the leaves that differ."""
-        return changed(self.plan.layout, self.plan.placing, self.copier, self.memory)
+        plan = self.plan
+        living = Copier(plan.outline.specs, self._held, plan.outline.paths)
+        return changed(plan.layout, plan.placing, living, self.memory)
 
     @property
     def memory(self) -> Bytes:
@@ -134,9 +147,14 @@ class Staged:
             plan.layout,
             plan.placing,
             plan.outline.specs,
-            self.flat.values,
+            self._shown(),
             self._memory,
         )
+
+    def _shown(self) -> list[Any]:
+        """The leaves as they were given, except for what training has given away since."""
+        plan = zip(self.flat.values, self._held, self.plan.constant, strict=True)
+        return [kept if constant and value.is_deleted() else value for value, kept, constant in plan]
 
     def drop(self) -> Loan | None:
         """Let go of the memory, and give the loan to be given back; None if that was done before."""
@@ -144,4 +162,5 @@ class Staged:
         self._memory = None
         # It may look at the stash, and memory that is looked at is not lent again.
         self.copier = Copier((), (), ())
+        self._held, self._devices = (), {}
         return loan

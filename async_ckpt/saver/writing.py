@@ -13,6 +13,7 @@ from async_ckpt.saver.records import Checkpoint
 from async_ckpt.saver.reuse import before_of, latest_before
 from async_ckpt.saver.staged import Plan, Staged
 from async_ckpt.saver.warming import Warming
+from async_ckpt.state import cuda
 from async_ckpt.state.arrivals import Arrivals
 from async_ckpt.state.jax_arrays import Donations
 from async_ckpt.state.staging import stage
@@ -105,6 +106,7 @@ class Writer:
         self._plan: Plan | None = None
         self._before: Before | None = None
         self._donations = Donations()
+        self._gpus = cuda.Copier()
         self._warming = Warming(engine, self)
         self._busy = False
 
@@ -210,12 +212,16 @@ class Writer:
         staged = job.staged = Staged(plan, flat, loan)
         if any(plan.constant):
             await self._engine._copier.call(staged.hold)
+        if plan.placing.live and flat.mark is not None:
+            await self._engine._copier.call(flat.mark.wait)
         pending._plan([file.size for file in plan.layout.files])
         return staged
 
     async def _copy(self, job: Job, staged: Staged, arrivals: Arrivals | None = None) -> None:
         """Copy what may change to memory; then it may."""
         engine, plan = self._engine, staged.plan
+        if staged.flat.mark is not None:
+            await engine._copier.call(staged.fetch, self._gpus)
         await stage(
             plan.layout,
             plan.placing,

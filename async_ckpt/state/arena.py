@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 import weakref
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,7 @@ class Arena:
     def __init__(self) -> None:
         self.warm = 0
         self._map: mmap.mmap | None = None
+        self._pin: _Pinned | None = None
         self._root: weakref.ref[npt.NDArray[np.uint8]] | None = None
 
     @property
@@ -83,13 +85,40 @@ class Arena:
             self.warm = 0
         return memoryview(self.lend().data)[:nbytes]
 
+    def pin(self, pin: Callable[[npt.NDArray[np.uint8]], _Pinned | None]) -> bool:
+        """Pin all of it once, for copies from devices; called in a thread. Says whether it is pinned.
+
+        Args:
+            pin: Pins memory, and gives what ends that; None if it cannot be done. It is not asked again for
+                the same pages.
+        """
+        if self._pin is None:
+            self._pin = pin(self.lend()) or _Refused()
+            # The pages are given back before anything that hangs on the map itself is told.
+            weakref.finalize(self, self._pin.unpin)
+        return not isinstance(self._pin, _Refused)
+
     def close(self) -> None:
         """Let the memory go; what was lent stays valid for as long as it is held. May be called twice.
 
         Giving a gigabyte back takes the operating system a while: call it in a thread.
         """
+        pin, self._pin = self._pin, None
+        if pin is not None:
+            pin.unpin()
         self._map = None
         self._root = None
+
+
+class _Pinned(Protocol):
+    def unpin(self) -> None: ...
+
+
+class _Refused:
+    """In place of a pin that the system would not give."""
+
+    def unpin(self) -> None:
+        """Nothing was pinned."""
 
 
 def _pages(nbytes: int) -> mmap.mmap:

@@ -18,7 +18,7 @@ from .layout import Layout
 from .placing import Placing
 from .torch_arrays import flat_bytes, lies_elsewhere, load
 
-__all__ = ["Copier", "Mark", "Pending", "Pin", "Place", "devices", "mark", "pin", "places"]
+__all__ = ["Copier", "Mark", "Pending", "Pin", "Place", "devices", "in_use", "mark", "pin", "places"]
 
 _SMALL = 256 * 2**10
 """Bytes up to which neighbours are put together on the device: a copy for each would cost more."""
@@ -59,6 +59,12 @@ def places(
             if start is not None and placed.nbytes and which(values[placed.index]):
                 found[placed.index] = Place(start, placed.nbytes, values[placed.index])
     return found
+
+
+def in_use() -> bool:
+    """Say whether the program uses CUDA through torch; where not, no leaf need be looked at."""
+    torch = load()
+    return torch is not None and bool(torch.cuda.is_initialized())
 
 
 def devices(values: Iterable[Any]) -> frozenset[Any]:
@@ -301,7 +307,7 @@ def pin(memory: Any, device: Any) -> Pin | None:
     """
     torch = load()
     row = np.frombuffer(memory, np.uint8) if len(memory) else np.empty(0, np.uint8)
-    if torch is None or not torch.cuda.is_initialized() or not len(row):
+    if not in_use() or not len(row):
         return None
     address = row.ctypes.data
     with torch.cuda.device(device):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from .arrays import ArraySpec
 from .build import build
+from .cuda import Mark
 from .dtypes import Json
 from .encode import Ask, Encoder, Opened, state_dict
 from .layout import TensorSpec
@@ -52,14 +53,16 @@ class Flat:
         outline: As given.
         values: As given.
         holes: As given.
+        mark: How far the work of GPUs has to be for the values to be those of now; None where none is in use.
     """
 
-    __slots__ = ("holes", "outline", "values")
+    __slots__ = ("holes", "mark", "outline", "values")
 
     def __init__(self, outline: Outline, values: Sequence[Any], holes: Sequence[Json]) -> None:
         self.outline = outline
         self.values = values
         self.holes = holes
+        self.mark: Mark | None = None
 
     @property
     def structure(self) -> Json:
