@@ -31,7 +31,9 @@ def main() -> None:
         measure(row, options, raw)
     results = decode(raw.read_bytes())
     drawn = draw(results, raw.parent)
-    (out / PAGE.name).write_text(page(results, drawn), encoding="utf-8")
+    remarks = raw.with_name("remarks.md")
+    said = remarks.read_text(encoding="utf-8") if remarks.exists() else ""
+    (out / PAGE.name).write_text(page(results, drawn, said), encoding="utf-8")
     print(f"{out / PAGE.name}, from {raw}")
 
 

@@ -26,7 +26,7 @@ INTRODUCTION = """\
 
 Every figure on this page comes from one run of one command on one machine: ratios carry over to other
 machines, absolute figures do not. The page is written by the command itself, from
-`performance/results.json`; nothing here is edited by hand.
+`performance/results.json`; only the remarks, where there are any, come from `performance/remarks.md`.
 """
 
 METHOD = """\
@@ -57,8 +57,8 @@ one is shown.
 """
 
 
-def page(results: Results, plots: Iterable[str] = PLOTS) -> str:
-    """The whole page; ``plots`` names those that were drawn."""
+def page(results: Results, plots: Iterable[str] = PLOTS, remarks: str = "") -> str:
+    """The whole page; ``plots`` names those that were drawn, ``remarks`` stand below the targets."""
     sizes = sizes_of(results)
     drawn = set(plots)
 
@@ -72,7 +72,7 @@ def page(results: Results, plots: Iterable[str] = PLOTS) -> str:
     parts = [
         INTRODUCTION.strip(),
         _machine(results),
-        section("What was asked for", _targets(results)),
+        section("What was asked for", _targets(results), remarks),
         section(
             f"A training state: {reference}",
             plot("stall"),

@@ -114,3 +114,10 @@ def test_the_command_and_the_machine_are_told() -> None:
     text = page(results())
     for fact in ("`nox -s bench`", "2020-01-01 00:00 UTC", "a processor, 2 cores", "16 GiB", "ext4 on vda"):
         assert fact in text
+
+
+def test_remarks_stand_below_the_targets() -> None:
+    text = page(results(), [], "The copy is held up by the disk.\n")
+    assert (
+        text.index("What was asked for") < text.index("held up by the disk") < text.index("A training state")
+    )
