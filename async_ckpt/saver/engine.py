@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -73,6 +74,7 @@ class Engine:
         self._memory = Memory(staging_bytes, self._release)
         self._throttle = Throttle(io_bytes_per_sec)
         self._files: anyio.CapacityLimiter | None = None
+        self._loaded = False
         self._closed = False
 
     def __repr__(self) -> str:
@@ -100,6 +102,12 @@ class Engine:
         return self._memory.held
 
     # -- for its savers ------------------------------------------------------------------------------
+
+    async def _load(self) -> None:
+        """Import in a thread what the first save would import on the loop, which takes a tenth of a second."""
+        if not self._loaded:
+            await self._copier.call(importlib.import_module, "anyio._backends._asyncio")
+            self._loaded = True
 
     @property
     def _abreast(self) -> anyio.CapacityLimiter:

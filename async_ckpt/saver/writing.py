@@ -117,6 +117,7 @@ class Writer:
     async def prepare(self, flat: Flat) -> None:
         """See :meth:`Saver.prepare`."""
         self._engine._check_open()
+        await self._engine._load()
         if not self._busy:
             plan = await self._planned(flat)
             if not self._busy:
@@ -205,6 +206,7 @@ class Writer:
         self._check(pending)
         pending._move("staging")
         self._engine._check_open()
+        await self._engine._load()
         flat = job.flatten()
         self._donations.look(flat.values)
         plan = await self._planned(flat)
