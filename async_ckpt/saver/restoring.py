@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from async_ckpt.errors import (
     DamagedCheckpointError,
@@ -14,6 +16,7 @@ from async_ckpt.errors import (
 )
 from async_ckpt.saver.catalog import Catalog, plain
 from async_ckpt.saver.filling import fill
+from async_ckpt.saver.mapping import Mapped
 from async_ckpt.saver.records import Restored, Skipped, VerifyResult
 from async_ckpt.saver.targets import Fresh, Into, Target
 from async_ckpt.saver.verifying import verify_files
@@ -26,6 +29,7 @@ from async_ckpt.system.threads import Worker
 __all__ = ["Reader"]
 
 Only = str | tuple[str, ...] | None
+Planned = TypeVar("Planned", bound=Target | Mapped)
 
 OVERWRITTEN = "arrays given to into= may have been overwritten"
 
@@ -38,14 +42,16 @@ class Reader:
         self._catalog = catalog
         self._worker = worker
 
-    async def restore(self, step: int | None, into: Any, only: Only, *, strict: bool) -> Restored:
+    async def restore(
+        self, step: int | None, into: Any, only: Only, *, strict: bool, mmap: bool = False
+    ) -> Restored:
         """See :meth:`Saver.restore`."""
         touched: set[str] = set()
         skipped: list[Skipped] = []
         candidates = [step] if step is not None else sorted(await self._store.steps(), reverse=True)
         for candidate in candidates:
             try:
-                restored = await self._restore(candidate, into, only, touched, strict=strict)
+                restored = await self._restore(candidate, into, only, touched, strict=strict, mmap=mmap)
             except NoCheckpointError:
                 if step is not None:
                     raise
@@ -66,7 +72,7 @@ class Reader:
             manifest = await self._catalog.manifest(step)
             self._catalog.entry_of(manifest)
             await self._catalog.check_sizes(step, manifest.files)
-            await self._worker.call(self._plan, manifest, None, None, set(), True)
+            await self._worker.call(self._plan, manifest, set(), lambda: Fresh(manifest, None))
             await verify_files(self._store, self._catalog, self._worker, manifest)
             _, reason = await self._catalog.report_or_reason(step)
         return VerifyResult(
@@ -76,8 +82,34 @@ class Reader:
             report_error=reason,
         )
 
+    async def mapped(self, step: int, only: Only = None) -> Any:
+        """Give views of a checkpoint's mapped files, as ``restore(mmap=True)`` does, and nothing about it.
+
+        Raises:
+            RestoreError: As for ``restore`` of a given step.
+        """
+        async with self._store.lease(step):
+            manifest = await self._catalog.manifest(step)
+            await self._catalog.check_sizes(step, manifest.files)
+            target = await self._map(manifest, only)
+        return await self._worker.call(self._finish, target, step)
+
+    async def _map(self, manifest: Manifest, only: Only) -> Mapped:
+        make = partial(Mapped, manifest, only)
+        target: Mapped = await self._worker.call(self._plan, manifest, set(), make)
+        await target.attach(self._store, self._catalog)
+        return target
+
+    async def _fill(
+        self, manifest: Manifest, into: Any, only: Only, touched: set[str], *, strict: bool
+    ) -> Target:
+        find = partial(_places, manifest, into, only, strict=strict)
+        target: Target = await self._worker.call(self._plan, manifest, touched, find)
+        await fill(self._store, self._catalog, self._worker, manifest, target, touched)
+        return target
+
     async def _restore(
-        self, step: int, into: Any, only: Only, touched: set[str], *, strict: bool
+        self, step: int, into: Any, only: Only, touched: set[str], *, strict: bool, mmap: bool
     ) -> Restored:
         catalog = self._catalog
         async with self._store.lease(step):
@@ -86,8 +118,11 @@ class Reader:
             await catalog.check_sizes(step, manifest.files)
             report, reason = await catalog.report_or_reason(step)
             listeners = self._listeners(manifest, report)
-            target = await self._worker.call(self._plan, manifest, into, only, touched, strict)
-            await fill(self._store, catalog, self._worker, manifest, target, touched)
+            target: Target | Mapped
+            if mmap:
+                target = await self._map(manifest, only)
+            else:
+                target = await self._fill(manifest, into, only, touched, strict=strict)
         return Restored(
             step=step,
             state=await self._worker.call(self._finish, target, step),
@@ -99,15 +134,11 @@ class Reader:
             report_error=reason,
         )
 
-    def _plan(self, manifest: Manifest, into: Any, only: Only, touched: set[str], strict: bool) -> Target:
+    def _plan(self, manifest: Manifest, touched: set[str], find: Callable[[], Planned]) -> Planned:
         """Find a place for every leaf. Runs in a thread; touches nothing."""
         step, path = manifest.step, self._catalog.path(manifest.step, MANIFEST)
         try:
-            target: Target = (
-                Fresh(manifest, only)
-                if into is None
-                else Into(plan_into(into, manifest.tree, manifest.tensors, strict=strict, only=only), into)
-            )
+            target = find()
         except DamagedCheckpointError as error:
             raise DamagedCheckpointError(f"{path}: {error}", step=step, path=path) from error
         except StructureMismatchError as error:
@@ -120,7 +151,7 @@ class Reader:
             raise StructureMismatchError(message, step=step, path=path, missing=sorted(left))
         return target
 
-    def _finish(self, target: Target, step: int) -> Any:
+    def _finish(self, target: Target | Mapped, step: int) -> Any:
         """Put the state together. Runs in a thread."""
         try:
             return target.finish()
@@ -152,6 +183,12 @@ class Reader:
         error = kind(message, step=skipped[0].step, path=where)
         error.__cause__ = skipped[0].reason
         return error
+
+
+def _places(manifest: Manifest, into: Any, only: Only, *, strict: bool) -> Target:
+    if into is None:
+        return Fresh(manifest, only)
+    return Into(plan_into(into, manifest.tree, manifest.tensors, strict=strict, only=only), into)
 
 
 def _located(error: StructureMismatchError, step: int, path: str, touched: set[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import xxhash
 
@@ -14,7 +14,7 @@ from async_ckpt.storage.records import Manifest
 from async_ckpt.storage.store import Store
 from async_ckpt.system.threads import Worker
 
-__all__ = ["verify_files"]
+__all__ = ["verify_files", "verify_headers"]
 
 _HEADER = -1
 
@@ -30,8 +30,18 @@ async def verify_files(store: Store, catalog: Catalog, worker: Worker, manifest:
     await store.read_ranges(manifest.step, await worker.call(_stretches, catalog, manifest))
 
 
+async def verify_headers(store: Store, catalog: Catalog, manifest: Manifest, files: Iterable[int]) -> None:
+    """Read the headers of some files and compare their digests; raises as :func:`verify_files` does."""
+    ranges = [_Stretch(catalog, manifest, [_header(manifest, file)]) for file in files]
+    await store.read_ranges(manifest.step, ranges)
+
+
+def _header(manifest: Manifest, file: int) -> Segment:
+    return Segment(file, 0, manifest.files[file].header_bytes, _HEADER)
+
+
 def _stretches(catalog: Catalog, manifest: Manifest) -> list[Range]:
-    segments = [Segment(file, 0, entry.header_bytes, _HEADER) for file, entry in enumerate(manifest.files)]
+    segments = [_header(manifest, file) for file in range(len(manifest.files))]
     segments += [
         Segment(entry.file, entry.offset, entry.bytes, number)
         for number, entry in enumerate(manifest.tensors)

@@ -262,6 +262,10 @@ class LocalStore:
         read = partial(self._reader.with_view, step, gathering.run)
         await serve(self._crew, self._crew.reads, READERS, handout, read)
 
+    async def map(self, step: int, name: str) -> memoryview:
+        """See :meth:`Store.map`."""
+        return await self._crew.call(self._crew.calls, self._reader.with_view, step, View.map, name)
+
     async def pin(self, step: int) -> None:
         """See :meth:`Store.pin`."""
         check_step(step)

@@ -239,6 +239,10 @@ class MemoryStore(MemoryBase):
             )
             item.take(at, part)
 
+    async def map(self, step: int, name: str) -> memoryview:
+        """See :meth:`Store.map`; a copy."""
+        return memoryview(bytearray(await self._do("map", step, name, self._file, step, name)))
+
     async def remove(self, step: int) -> bool:
         """See :meth:`Store.remove`."""
         check_step(step)

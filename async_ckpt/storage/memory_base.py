@@ -24,7 +24,7 @@ T = TypeVar("T")
 Faults: TypeAlias = Callable[[str, int | None, str | None], BaseException | None]
 
 _CHUNK = 1 << 20
-_READS = {"steps", "read", "size", "read_into", "read_ranges", "pinned", "lease"}
+_READS = {"steps", "read", "size", "read_into", "read_ranges", "map", "pinned", "lease"}
 _AFTER = {"committed", "added"}
 _numbers = itertools.count(1)
 

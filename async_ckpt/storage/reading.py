@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from async_ckpt.errors import DamagedCheckpointError, NoCheckpointError, RestoreError
 from async_ckpt.storage import posix
 from async_ckpt.storage.names import check_file_name, check_step, step_name
+from async_ckpt.system.pages import mapped_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,20 +114,19 @@ class View:
                     raise self.damaged(name, f"it ends at byte {offset + done}")
                 done += count
 
-    def open_at(self, name: str, start: int, end: int, flags: int = os.O_RDONLY) -> int:
-        """Open a file that has the bytes from ``start`` to ``end``, for the caller alone.
+    def map(self, name: str) -> memoryview:
+        """See a file as memory."""
+        with self.errors(name):
+            fd = self.open_own(name)
+            try:
+                return mapped_file(fd, os.fstat(fd).st_size).data
+            finally:
+                os.close(fd)
 
-        Raises:
-            DamagedCheckpointError: It has not.
-            OSError: It cannot be opened.
-        """
+    def open_own(self, name: str, flags: int = os.O_RDONLY) -> int:
+        """Open a file for the caller alone; raises ``OSError``."""
         check_file_name(name)
-        fd = posix.open_file(name, self.fd, flags)
-        size = os.fstat(fd).st_size
-        if start < 0 or end > size:
-            os.close(fd)
-            raise self.damaged(name, f"it has {size} bytes, and byte {end} is to be read")
-        return fd
+        return posix.open_file(name, self.fd, flags)
 
     def _open(self, name: str) -> int:
         check_file_name(name)

@@ -210,6 +210,16 @@ class Store(Protocol):
         """
         ...
 
+    async def map(self, step: int, name: str) -> memoryview:
+        """Show a file as memory, nothing of which is read until it is looked at; raises as ``read`` does.
+
+        It stays valid for as long as it is held, whatever becomes of the checkpoint. Nobody else sees what is
+        written to it, and it may be read-only. Looking at bytes that the device cannot give ends the process.
+
+        A store that cannot do this gives a copy.
+        """
+        ...
+
     async def remove(self, step: int) -> bool:
         """Remove a checkpoint: out of sight at one stroke and durably. Its files go in their own time.
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["HUGE", "fresh_pages", "resident"]
+__all__ = ["HUGE", "fresh_pages", "mapped_file", "resident"]
 
 HUGE = 2 << 20
 """Bytes of a huge page on the machines where there are any."""
@@ -73,20 +73,22 @@ def _find() -> _System | None:
 _system = _find()
 
 
-class _Pages:
-    """Anonymous memory that numpy sees as bytes; given back when the last array of it is gone."""
+class _Mapping:
+    """Memory that numpy sees as bytes; given back when the last array of it is gone."""
 
-    def __init__(self, system: _System, nbytes: int) -> None:
+    def __init__(
+        self, system: _System, size: int, flags: int, fd: int = -1, *, writable: bool = True
+    ) -> None:
         self._system = system
-        self._size = max(_PAGE, -(-nbytes // _PAGE) * _PAGE)
+        self._size = size
         self._address = 0
-        protection = mmap.PROT_READ | mmap.PROT_WRITE
-        self._address = system.map(self._size, protection, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        self._address = system.map(size, protection, flags, fd)
         self.__array_interface__ = {
             "version": 3,
             "typestr": "|u1",
-            "shape": (self._size,),
-            "data": (self._address, False),
+            "shape": (size,),
+            "data": (self._address, not writable),
         }
 
     def advise(self, name: str) -> None:
@@ -114,7 +116,8 @@ def fresh_pages(nbytes: int, *, inherited: bool = True) -> npt.NDArray[np.uint8]
         return np.empty(nbytes, np.uint8)
     try:
         # Longer by a huge page that stays untouched, so that the row can start where one does.
-        pages = _Pages(_system, nbytes + HUGE)
+        size = -(-nbytes // _PAGE) * _PAGE + HUGE
+        pages = _Mapping(_system, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         msg = f"no memory for {nbytes} bytes"
         raise MemoryError(msg) from error
@@ -124,6 +127,30 @@ def fresh_pages(nbytes: int, *, inherited: bool = True) -> npt.NDArray[np.uint8]
     row: npt.NDArray[np.uint8] = np.asarray(pages)
     start = -int(row.ctypes.data) % HUGE
     return row[start : start + nbytes]
+
+
+def mapped_file(fd: int, size: int) -> npt.NDArray[np.uint8]:
+    """See a file as memory; nothing is read until it is looked at, and the file may be unlinked meanwhile.
+
+    What is written to it is seen by nobody else and never reaches the file. It is read-only where the system
+    does not promise memory for as many pages as could be written to.
+
+    Args:
+        fd: The file; may be closed afterwards.
+        size: Its bytes.
+
+    Raises:
+        OSError: It cannot be mapped.
+    """
+    if not size:
+        return np.empty(0, np.uint8)
+    if _system is None:
+        return np.frombuffer(mmap.mmap(fd, size, access=mmap.ACCESS_COPY), np.uint8)
+    try:
+        pages = _Mapping(_system, size, mmap.MAP_PRIVATE, fd)
+    except OSError:
+        pages = _Mapping(_system, size, mmap.MAP_PRIVATE, fd, writable=False)
+    return np.asarray(pages)
 
 
 def resident(fd: int, offset: int, size: int, samples: int) -> bool:

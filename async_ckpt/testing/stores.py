@@ -12,6 +12,7 @@ from async_ckpt.errors import (
     ProtocolError,
     SaveError,
 )
+from async_ckpt.storage.ranges import WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -287,6 +288,88 @@ async def _check_reading(store: Store, make: Callable[[], Store]) -> None:
         await _raises(ValueError, store.read(5, name, limit=9), f"the file name {name!r} is refused")
 
 
+class _Range:
+    """A range that notes what it is given, or fails."""
+
+    def __init__(
+        self, offset: int, size: int, *, into: bytearray | None = None, error: BaseException | None = None
+    ) -> None:
+        self.name = _DATA
+        self.offset = offset
+        self.size = size
+        self.begun = False
+        self.seen = bytearray()
+        self.parts = 0
+        self._into = into
+        self._error = error
+
+    def target(self) -> memoryview | None:
+        self.begun = True
+        return None if self._into is None else memoryview(self._into)
+
+    def take(self, at: int, data: memoryview) -> None:
+        _that(at == len(self.seen), "the parts of a range come in order and leave nothing out")
+        if self._error is not None:
+            raise self._error
+        self.seen += data
+        self.parts += 1
+
+
+async def _check_ranges(store: Store, make: Callable[[], Store]) -> None:
+    del make
+    whole = bytes(range(251)) * (3 * WHOLE // 251)
+    await _save(store, 5, whole)
+    places = [(0, 10), (1, WHOLE), (7, 2 * WHOLE + 5), (len(whole) - 1, 1), (40, 0), (WHOLE - 3, 6)]
+    for lent in (True, False):
+        ranges = [_Range(at, size, into=None if lent else bytearray(size)) for at, size in places]
+        await store.read_ranges(5, ranges)
+        for item in ranges:
+            end = item.offset + item.size
+            _that(item.seen == whole[item.offset : end], "a range is shown every byte of its own")
+            _that(lent or item._into == item.seen, "what a range is shown is in its target")
+            _that(item.size > WHOLE or item.parts <= 1, "a small range is shown at once")
+    await store.read_ranges(5, [])
+    late = _Range(len(whole), 1)
+    await _raises(DamagedCheckpointError, store.read_ranges(5, [late]), "a range beyond the end is damage")
+    before = _Range(-1, 5)
+    await _raises(DamagedCheckpointError, store.read_ranges(5, [before]), "so is one before the start")
+    _that(not late.seen and not before.seen, "nothing is shown of what is not there")
+    await _raises(NoCheckpointError, store.read_ranges(6, [_Range(0, 1)]), "what is not there is not read")
+
+
+async def _check_failing_ranges(store: Store, make: Callable[[], Store]) -> None:
+    del make
+    await _save(store, 5, bytes(WHOLE))
+    wrong = [ZeroDivisionError(str(number)) for number in range(3)]
+    fine = [_Range(0, WHOLE) for _ in range(300)]
+    ranges = [fine[0], *(_Range(0, 9, error=error) for error in wrong), *fine[1:]]
+    found = await _raises(ZeroDivisionError, store.read_ranges(5, ranges), "what a range raises is raised")
+    _that(found is wrong[0], "of several failures the foremost is raised")
+    _that(len(fine[0].seen) == WHOLE, "what was begun before a failure is read to its end")
+    _that(not fine[-1].begun, "after a failure nothing new is begun")
+    reading = asyncio.ensure_future(store.read_ranges(5, fine))
+    await asyncio.sleep(0)
+    if reading.cancel():
+        await _raises(asyncio.CancelledError, reading, "a cancelled reader is told so")
+
+
+async def _check_map(store: Store, make: Callable[[], Store]) -> None:
+    del make
+    await _save(store, 5, b"12345")
+    seen = await store.map(5, _DATA)
+    _that(await store.remove(5) is True, "a checkpoint that is mapped can be removed")
+    _that(bytes(seen) == b"12345", "what was mapped outlives it")
+    del seen
+    await _save(store, 5, b"")
+    _that(bytes(await store.map(5, _DATA)) == b"", "an empty file can be mapped")
+    again = await store.map(5, _MANIFEST)
+    if not again.readonly:
+        again[0] = 0
+    _that(await store.read(5, _MANIFEST, limit=9) == b"{}", "nobody else sees what is written to a map")
+    await _raises(DamagedCheckpointError, store.map(5, "report.json"), "a missing file is damage")
+    await _raises(NoCheckpointError, store.map(6, _DATA), "what is not there is not mapped")
+
+
 async def _check_pins(store: Store, make: Callable[[], Store]) -> None:
     del make
     await _save(store, 5)
@@ -377,6 +460,9 @@ _ALONE = (
     _check_link,
     _check_add,
     _check_reading,
+    _check_ranges,
+    _check_failing_ranges,
+    _check_map,
     _check_pins,
     _check_abandon,
     _check_cancelled_waiter,
