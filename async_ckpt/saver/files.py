@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
@@ -150,7 +149,8 @@ class Files:
         data: memoryview | Pieces = memoryview(image.data)
         arrived = _here
         if arrivals is not None:
-            arrived = partial(arrivals.wait, number)
+            # The training waits for the copy, and a digest beside it would take its share of the memory.
+            arrived = arrivals.wait_for_all
             data = ArrivingImage(memoryview(image.data), arrivals, number, _PIECE)
         digesting = self._engine._digester.submit(_digest, file, image, self._stopped, arrived)
         if self._before is not None and file.name in self._before.files:

@@ -34,6 +34,13 @@ class Arrivals:
             self._over = True
             self._changed.notify_all()
 
+    def wait_for_all(self, _start: int = 0, _stop: int = 0) -> bool:
+        """Hold the calling thread until the copying is over; says whether everything is there."""
+        with self._changed:
+            while not self._over:
+                self._changed.wait()
+            return all(all(file) for file in self._here)
+
     def wait(self, file: int, start: int, stop: int) -> bool:
         """Hold the calling thread until the bytes from ``start`` to ``stop`` are there.
 

@@ -160,5 +160,8 @@ async def test_who_waits_for_what_never_comes_is_let_go() -> None:
     found.end()
     assert not found.wait(0, 0, CHUNK + 1)
     assert found.wait(1, 0, 0)
+    assert not found.wait_for_all()
+    found.arrived(0, CHUNK)
+    assert found.wait_for_all()
     image = ArrivingImage(memoryview(bytes(3 * CHUNK)), found, 0, CHUNK)
     assert [len(piece) for piece in image] == [CHUNK] * 3
