@@ -87,9 +87,11 @@ class Route:
             self._hole(structure, 0, 0)
         self._key_types = list(map(type, self._keys))
         self._plain = [(hole, at, depth) for hole, (at, depth) in enumerate(self._holes) if at >= 0]
-        self._texts = [i for i, spec in enumerate(specs) if type(values[i]) in SIZED]
+        self._texts = [i for i, value in enumerate(values) if type(value) in SIZED]
         self._specs = specs
-        self._runs = _runs(values)
+        # A bytearray was captured as bytes.
+        types = [bytearray if spec.kind == "bytearray" else type(values[i]) for i, spec in enumerate(specs)]
+        self._runs = _runs(values, types)
 
     def _plan(self, node: Any, opened: Iterator[Opened], at: int, depth: int) -> bool:
         """Note what to do below ``node``; False, with nothing noted, if there is no leaf."""
@@ -231,7 +233,7 @@ def _signature(branch: Branch) -> tuple[Any, ...]:
     return branch.tag, branch.label, types, names
 
 
-def _runs(values: Sequence[Any]) -> list[_Run]:
+def _runs(values: Sequence[Any], types: list[type]) -> list[_Run]:
     runs = []
     start = 0
     while start < len(values):
@@ -240,6 +242,7 @@ def _runs(values: Sequence[Any]) -> list[_Run]:
         while stop < len(values) and stop - start < CHUNK and traits(values[stop]) is asked:
             stop += 1
         some = values[start:stop]
-        runs.append(_Run(start, stop, tuple((ask, list(map(ask, some))) for ask in (type, *asked))))
+        traits_of = tuple((ask, list(map(ask, some))) for ask in asked)
+        runs.append(_Run(start, stop, ((type, types[start:stop]), *traits_of)))
         start = stop
     return runs

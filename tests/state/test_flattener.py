@@ -205,6 +205,108 @@ def test_a_state_that_changed_in_any_way_is_taken_apart_as_if_for_the_first_time
         assert outcome(flattener.flatten, tree) == outcome(afresh, tree)
 
 
+class Stateless:
+    """Has a state only as long as it is told to."""
+
+    load_state_dict: Any = id
+
+    def state_dict(self) -> Any:
+        return {"w": np.zeros(1)}
+
+
+ONE = np.zeros(1)
+TWINS: dict[str, tuple[Any, Any]] = {
+    "another key": ({"a": ONE}, {"b": ONE}),
+    "a key of another type": ({1: ONE}, {True: ONE}),
+    "minus zero": ({0.0: ONE}, {-0.0: ONE}),
+    "a tuple with another type": ({(1,): ONE}, {(True,): ONE}),
+    "a tuple with minus zero": ({(0.0,): ONE}, {(-0.0,): ONE}),
+    "another key in order": (OrderedDict(a=ONE), OrderedDict(b=ONE)),
+    "a key of another type in order": (OrderedDict({1: ONE}), OrderedDict({True: ONE})),
+    "another key in a bag": (Bag(a=ONE), Bag(b=ONE)),
+    "one more in a bag": (Bag(a=ONE), Bag(a=ONE, b=ONE)),
+    "one more in a row": (Row([ONE]), Row([ONE, ONE])),
+    "another order": ({"a": ONE, "b": ONE}, {"b": ONE, "a": ONE}),
+    "a tuple for a list": ([ONE], (ONE,)),
+    "a table for a list": ([ONE], {"0": ONE}),
+    "an ordered table": ({"a": ONE}, OrderedDict(a=ONE)),
+    "another record": (Config(ONE, 1), Net(ONE, 1)),
+    "fewer": ([ONE, ONE], [ONE]),
+    "a number for an array": ([ONE, ONE], [ONE, 1]),
+    "an array for a number": ([ONE, 1], [ONE, ONE]),
+    "a scalar for an array": ([ONE, np.zeros(())], [ONE, np.float64(0)]),
+    "another shape": ([ONE], [np.zeros((1, 1))]),
+    "another dtype": ([ONE], [ONE.astype("f4")]),
+    "another byte order": ([ONE], [ONE.astype(">f8")]),
+    "longer text": (["x" * 2000], ["x" * 2001]),
+    "more bytes of text": (["x" * 2000], ["é" * 2000]),
+    "shorter text of as many bytes": (["x" * 1026], ["é" * 513]),
+    "bytes for text": (["x" * 2000], [b"x" * 2000]),
+    "a bytearray for bytes": ([b"x" * 2000], [bytearray(2000)]),
+    "long text for short": ([ONE, "x" * 1024], [ONE, "x" * 1025]),
+    "long text in a list": ([ONE, ["x"]], [ONE, ["x" * 1025]]),
+    "a list that lost its array": ([[ONE, 1], ONE], [[1, 1], ONE]),
+    "items that moved": ([[ONE, ONE], [ONE]], [[ONE], [ONE, ONE]]),
+    "keys that moved": ([{"a": ONE, "b": ONE}, {"c": ONE}], [{"a": ONE}, {"b": ONE, "c": ONE}]),
+    "a module for its state": ([Module([ONE])], [[ONE]]),
+}
+
+
+@pytest.mark.parametrize(("one", "other"), TWINS.values(), ids=TWINS)
+def test_a_small_difference_is_seen(one: Any, other: Any) -> None:
+    flattener = Flattener(SPACE)
+    first = flattener.flatten(one)
+    assert not first.outline.same(flatten(other, namespace=SPACE).outline)
+    assert outcome(flattener.flatten, other) == outcome(afresh, other)
+    assert outcome(flattener.flatten, one) == outcome(afresh, one)
+
+
+def test_an_object_that_has_no_state_any_more_is_an_error() -> None:
+    flattener, it = Flattener(), Stateless()
+    assert flattener.flatten(it).outline.paths == ("w",)
+    it.load_state_dict = None
+    with pytest.raises(UnsupportedLeafError, match="Stateless"):
+        flattener.flatten(it)
+
+
+ALIKE: dict[str, Callable[[], Any]] = {
+    "tables": lambda: {"a": {0: np.zeros(2), True: 3, None: [np.zeros(1)]}, b"b": (np.ones(1),)},
+    "odd keys": lambda: {(0.0, "a"): np.zeros(2), 1.5: np.zeros(1)},
+    "kinds of tables": lambda: [
+        OrderedDict(a=ONE),
+        defaultdict(list, a=ONE),
+        Bag(a=ONE),
+        Row([ONE]),
+        deque([ONE]),
+    ],
+    "records": lambda: [Pair(ONE, 1), Config(ONE, [ONE]), Net(ONE, {"a": ONE})],
+    "modules": lambda: {"a": Module({"w": ONE}), "b": Module({"n": 1}), "c": [Module(Module([ONE]))]},
+    "text": lambda: {"s": "x" * 2000, "b": b"x" * 2000, "a": bytearray(2000), "short": "x"},
+    "arrays": lambda: [np.zeros(2, ">f4"), np.zeros((2, 2), "c16")[::2], np.zeros(()), np.zeros((0, 3), "?")],
+    "plain": lambda: {
+        "n": random.random(),
+        "s": str(random.random()),
+        "log": [random.random()] * random.randint(0, 9),
+    },
+    "an array alone": lambda: np.zeros(3),
+    "a value alone": random.random,
+    "nothing": lambda: {"a": {}, "b": [], "c": ()},
+    "generators": lambda: {"w": ONE, "g": np.random.default_rng(), "p": random.Random()},
+}
+
+
+@pytest.mark.parametrize("make", ALIKE.values(), ids=ALIKE)
+def test_a_state_that_looks_as_it_did_is_not_walked_again(
+    make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flattener = Flattener(SPACE)
+    flattener.flatten(make())
+    state = make()
+    expected = repr(afresh(state).structure)
+    monkeypatch.setattr(flattener, "_walk", lambda *_: pytest.fail("walked again"))
+    assert repr(flattener.flatten(state).structure) == expected
+
+
 @given(trees)
 def test_a_state_with_new_values_has_the_same_outline(tree: Any) -> None:
     flattener = Flattener(SPACE)
@@ -384,11 +486,13 @@ def test_a_tree_that_is_too_deep_where_only_plain_values_were_is_an_error() -> N
     deep: Any = 1
     for _ in range(99):
         deep = [deep]
-    flattener = Flattener()
-    assert flattener.flatten({"w": np.zeros(1), "d": deep}).outline.paths == ("w",)
-    with pytest.raises(UnsupportedLeafError, match="more than 100 levels") as raised:
-        flattener.flatten({"w": np.zeros(1), "d": [deep]})
-    assert str(raised.value.path).startswith("d/0/0")
+    for first in (1, deep):
+        flattener = Flattener()
+        flattener.flatten({"w": np.zeros(1), "d": first})
+        assert flattener.flatten({"w": np.zeros(1), "d": deep}).outline.paths == ("w",)
+        with pytest.raises(UnsupportedLeafError, match="more than 100 levels") as raised:
+            flattener.flatten({"w": np.zeros(1), "d": [deep]})
+        assert str(raised.value.path).startswith("d/0/0")
 
 
 def test_several_threads_may_use_one_at_once() -> None:
