@@ -80,26 +80,25 @@ class _Filling:
                 ranges += [_Piece(tensor, start) for start in range(0, run[0].bytes, PIECE)]
         return ranges
 
-    def memory(self, segment: Segment) -> Bytes:
+    def memory(self, number: int) -> Bytes:
         """Where a tensor ends."""
-        return self._target.memory(segment.number)
+        return self._target.memory(number)
 
-    def touch(self, segment: Segment) -> None:
+    def touch(self, number: int) -> None:
         """Say of a tensor's memory that it is written to from now on."""
-        if self._target.in_place(segment.number):
-            self._touched.add(self.manifest.tensors[segment.number].path)
+        if self._target.in_place(number):
+            self._touched.add(self.manifest.tensors[number].path)
 
     def name(self, segment: Segment) -> str:
         """The file of a segment."""
         return self.manifest.files[segment.file].name
 
-    def judge(self, segment: Segment, digest: str) -> None:
-        """Compare a digest with that of what was saved."""
-        entry = self.manifest.tensors[segment.number]
-        if digest != entry.digest:
-            path = self.catalog.path(self.manifest.step, self.name(segment))
-            message = f"{path}: the bytes of {entry.path!r} are not those that were saved"
-            raise DamagedCheckpointError(message, step=self.manifest.step, path=path)
+    def damaged(self, number: int) -> DamagedCheckpointError:
+        """Make the error for a tensor that is not what was saved."""
+        entry, step = self.manifest.tensors[number], self.manifest.step
+        path = self.catalog.path(step, self.manifest.files[entry.file].name)
+        message = f"{path}: the bytes of {entry.path!r} are not those that were saved"
+        return DamagedCheckpointError(message, step=step, path=path)
 
 
 class _Small:
@@ -119,14 +118,16 @@ class _Small:
         return None
 
     def take(self, at: int, data: memoryview) -> None:  # noqa: ARG002 - it comes as a whole
-        filling, row, digest = self._filling, np.frombuffer(data, np.uint8), xxhash.xxh3_128_hexdigest
+        filling, tensors = self._filling, self._filling.manifest.tensors
+        row = np.frombuffer(data, np.uint8)
         start = 0
-        for segment in self._run:
-            part = row[start : start + segment.bytes]
-            filling.judge(segment, digest(part.data))
-            filling.touch(segment)
-            filling.memory(segment)[:] = part
-            start += segment.bytes
+        for _, _, size, number in self._run:
+            end = start + size
+            if xxhash.xxh3_128_hexdigest(data[start:end]) != tensors[number].digest:
+                raise filling.damaged(number)
+            filling.touch(number)
+            filling.memory(number)[:] = row[start:end]
+            start = end
 
 
 class _Large:
@@ -134,9 +135,13 @@ class _Large:
 
     def __init__(self, filling: _Filling, segment: Segment) -> None:
         self.filling = filling
-        self.segment = segment
+        self.number = segment.number
+        self.bytes = segment.bytes
+        self.offset = segment.offset
+        self.name = filling.name(segment)
         # Before any thread touches fresh memory: whoever asks for more then has to wait for those.
-        self.row = filling.memory(segment).data
+        self.row = filling.memory(segment.number).data
+        self._digest = filling.manifest.tensors[segment.number].digest
         self._hash = xxhash.xxh3_128()
         self._digested = 0
         self._arrived: dict[int, memoryview] = {}
@@ -153,8 +158,8 @@ class _Large:
         while (part := self._next()) is not None:
             self._hash.update(part)
             self._digested += len(part)
-        if self._digested == self.segment.bytes:
-            self.filling.judge(self.segment, self._hash.hexdigest())
+        if self._digested == self.bytes and self._hash.hexdigest() != self._digest:
+            raise self.filling.damaged(self.number)
 
     def _next(self) -> memoryview | None:
         with self._lock:
@@ -169,12 +174,12 @@ class _Piece:
     def __init__(self, tensor: _Large, start: int) -> None:
         self._tensor = tensor
         self._start = start
-        self.name = tensor.filling.name(tensor.segment)
-        self.offset = tensor.segment.offset + start
-        self.size = min(PIECE, tensor.segment.bytes - start)
+        self.name = tensor.name
+        self.offset = tensor.offset + start
+        self.size = min(PIECE, tensor.bytes - start)
 
     def target(self) -> memoryview:
-        self._tensor.filling.touch(self._tensor.segment)
+        self._tensor.filling.touch(self._tensor.number)
         return self._tensor.row[self._start : self._start + self.size]
 
     def take(self, at: int, data: memoryview) -> None:

@@ -73,7 +73,10 @@ class Comparison:
         """Compare what is at ``path``; ``put`` replaces ``value`` where it stands, if that is possible."""
         if node.tag == "skipped":
             return
-        if is_stateful(value) and not is_array(value):
+        if node.tag == "array" and type(value) is np.ndarray:
+            # Tens of thousands of them come this way.
+            self._array(node, value, path, put)
+        elif is_stateful(value) and not is_array(value):
             self._stateful(node, value, path)
         elif node.tag == "stateful":
             self.compare(node.children[0], value, path, put, depth)
@@ -140,7 +143,7 @@ class Comparison:
             return
         if (here.dtype, here.shape) != (saved.dtype, tuple(saved.shape)):
             self._differ(path, self._words(node), self._here(value))
-        elif _variant(here.kind) != _variant(node.label):
+        elif here.kind != node.label and _variant(here.kind) != _variant(node.label):
             self._differ(path, node.label, here.kind)
         elif lies_in_place(value):
             row = row_of(value)

@@ -17,12 +17,10 @@ __all__ = ["Landing", "filler", "lies_in_place", "replacer", "row_of"]
 
 def row_of(value: Any) -> Bytes | None:
     """Give a writable array's own memory as a row of stored bytes, or None if it has to be converted."""
-    if torch_arrays.is_tensor(value):
-        return torch_arrays.bytes_in_place(value)
-    if not isinstance(value, np.ndarray) or not value.flags.c_contiguous:
-        return None
-    dtype = as_stored(value).dtype
-    return value.reshape(-1).view(np.uint8) if dtype in NAMES else None
+    if isinstance(value, np.ndarray):
+        fits = value.flags.c_contiguous and (value.dtype in NAMES or as_stored(value).dtype in NAMES)
+        return value.reshape(-1).view(np.uint8) if fits else None
+    return torch_arrays.bytes_in_place(value) if torch_arrays.is_tensor(value) else None
 
 
 def lies_in_place(value: Any) -> bool:
