@@ -65,6 +65,7 @@ async def enter(session: MonitoredTrainingSession) -> None:
     session._boundary.look_up()
     # What a callable returns before anybody took the restored values must not be saved as theirs.
     await session._boundary.at_entry(leave_out=restoring.untaken if session._steps.owes_reading else ())
+    await session._warm_up.start(places)
 
 
 async def _begin(host: SessionHost, place: Place) -> None:

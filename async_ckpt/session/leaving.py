@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from async_ckpt import events
 from async_ckpt.core import protocol as p
@@ -16,6 +16,8 @@ from async_ckpt.session.requests import refuse
 from async_ckpt.system.threads import spawn
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from async_ckpt.session.boundary import Place
     from async_ckpt.session.session import MonitoredTrainingSession
 
@@ -35,10 +37,13 @@ async def leave(session: MonitoredTrainingSession, error: BaseException | None, 
     """
     watch = _Watch(session)
     watch.start()
+    session._warm_up.cancel()
     try:
         await _guarded(session, _finish_saves(session, error, watch, at_entry=at_entry))
         for place in session._places:
             await _guarded(session, _end(session, place))
+        if session._warm_up.under_way:
+            await watch.waited(session._warm_up.ended(), "preparations")
     finally:
         watch.stop()
         await _guarded(session, _shut(session, error))
@@ -130,7 +135,7 @@ class _Watch:
     def __init__(self, session: MonitoredTrainingSession) -> None:
         self._session = session
         self._timer: asyncio.TimerHandle | None = None
-        self._waiting: asyncio.Task[bool] | None = None
+        self._waiting: asyncio.Task[object] | None = None
 
     def start(self) -> None:
         if math.isfinite(self._session.grace_secs):
@@ -142,7 +147,14 @@ class _Watch:
 
     async def turn_taken(self) -> bool:
         """Wait until no step runs; False if that took longer than the grace period."""
-        self._waiting = spawn(self._session._steps.turn.acquire(), name="async_ckpt wait for the step")
+        turn = self._session._steps.turn
+        if not turn.locked():
+            return await turn.acquire()  # at once, however short the grace period is
+        return await self.waited(turn.acquire(), "the step")
+
+    async def waited(self, work: Coroutine[Any, Any, object], what: str) -> bool:
+        """Wait for ``work``; False if that took longer than the grace period."""
+        self._waiting = spawn(work, name=f"async_ckpt wait for {what}")
         await asyncio.wait([self._waiting])
         return not self._waiting.cancelled()
 

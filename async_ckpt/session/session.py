@@ -28,6 +28,7 @@ from async_ckpt.session.requests import SaveRequest, refuse
 from async_ckpt.session.signals import SignalWatch
 from async_ckpt.session.stepping import Stepping, one_turn, refuse_inside
 from async_ckpt.session.stopping import StopFlag
+from async_ckpt.session.warm_up import WarmUp
 from async_ckpt.system.clock import Clock, RealClock
 from async_ckpt.system.threads import finish, spawn
 
@@ -43,7 +44,9 @@ class MonitoredTrainingSession:
     manager; everything else needs it to be entered.
 
     Entering calls ``begin`` of all hooks, restores the newest valid step over all saver hooks, calls
-    ``after_create_session``, and ends with a boundary. Leaving without an exception, or with
+    ``after_create_session``, and ends with a boundary; then memory for the first save of each saver hook is
+    made ready beside the first steps, unless looking at the state would run code of yours (a callable, an
+    object with ``state_dict()``). Leaving without an exception, or with
     :class:`SessionStopped`, drains, takes a final round for the hooks whose last step is not durable,
     and calls ``end``; leaving with another exception completes the round in flight, calls ``end``, and
     lets the same exception go on with later errors as its notes.
@@ -116,6 +119,7 @@ class MonitoredTrainingSession:
         )
         self._boundary = Boundary(self._places, self._scheduler, self._host, self._stop.publish)
         self._steps = Stepping(self)
+        self._warm_up = WarmUp(self._host)
         self._signals = SignalWatch(handle_signals, self._on_signal)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None

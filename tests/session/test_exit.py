@@ -650,3 +650,13 @@ async def test_in_your_own_loop_an_exception_of_the_body_is_not_at_a_boundary(tm
                 weights.train()
                 raise ZeroDivisionError
     assert await saved_values(tmp_path) == {}
+
+
+@pytest.mark.asyncio
+async def test_without_a_grace_period_an_exit_with_nothing_to_wait_for_is_no_error(tmp_path: Path) -> None:
+    weights = Weights()
+    hook = saver_hook(tmp_path, weights, initial_save="never")
+    session = MonitoredTrainingSession(hooks=[hook], final_save="never", grace_secs=0)
+    async with hang_guard(), session:
+        await session.advance()
+    assert session.errors == ()
