@@ -33,6 +33,7 @@ __all__ = [
     "from_buffer",
     "is_array",
     "is_immutable",
+    "numpy_spec",
     "present",
     "stored",
     "traits",
@@ -148,12 +149,16 @@ def _describe_numpy(value: Array) -> ArraySpec:
     if type(value) is not np.ndarray and type(value) is not np.memmap:
         msg = f"a numpy subclass, {type(value).__qualname__}, whose extra parts would be lost"
         raise UnsaveableError(msg)
-    return _numpy_spec(value.dtype, value.shape)
+    return numpy_spec(value.dtype, value.shape)
 
 
 @lru_cache(maxsize=1024)
-def _numpy_spec(dtype: np.dtype[Any], shape: tuple[int, ...]) -> ArraySpec:
-    """Give one and the same record for arrays that are alike, of which a state has many."""
+def numpy_spec(dtype: np.dtype[Any], shape: tuple[int, ...]) -> ArraySpec:
+    """Say how a ``numpy.ndarray`` is stored; one record for all that are alike, of which a state has many.
+
+    Raises:
+        UnsaveableError: As :func:`describe`.
+    """
     name = NAMES.get(dtype)
     if name is not None:
         return ArraySpec(name, shape, "numpy")

@@ -10,7 +10,7 @@ import numpy as np
 from async_ckpt.errors import UnsupportedLeafError
 
 from . import rng
-from .arrays import ArraySpec, as_bytes_view, describe, is_array
+from .arrays import Array, ArraySpec, as_bytes_view, describe, is_array, numpy_spec
 from .dtypes import Json, UnsaveableError
 from .nodes import Branch, is_stateful, open_node, words
 from .parse import MAX_DEPTH
@@ -184,6 +184,12 @@ class Encoder:
             error.add_note(f"raised by state_dict() of the {type(value).__qualname__} at {place}")
             raise
 
+    def _array(self, value: Array, path: str) -> Json:
+        try:
+            return self._sink(path, value, numpy_spec(value.dtype, value.shape))
+        except UnsaveableError as error:
+            raise unsupported(path, str(error)) from None
+
     def _is_row(self, value: Any) -> bool:
         """Say whether it is a sequence of plain values that all stay in the structure."""
         return (
@@ -218,5 +224,9 @@ class Encoder:
                     out.append(name if type(name) is str and name.isascii() else encode_key(name))
                 except UnsaveableError as error:
                     raise unsupported(place, str(error)) from None
-            out.append(self._encode(child, place, depth))
+            # Spelled out, for nearly all children are arrays.
+            if type(child) is np.ndarray:
+                out.append(self._array(child, place))
+            else:
+                out.append(self._encode(child, place, depth))
         return out

@@ -186,23 +186,29 @@ class Outline:
         groups: Which files it goes to.
         names: Its name in them; distinct within the group.
         specs: How it is stored.
-        tensors: Group, name, dtype, shape and bytes together, for :func:`async_ckpt.state.layout.plan`.
         skeleton: The tree around the leaves, without its plain values.
     """
 
-    __slots__ = ("__weakref__", "groups", "names", "paths", "skeleton", "specs", "tensors")
+    __slots__ = ("__weakref__", "_tensors", "groups", "names", "paths", "skeleton", "specs")
 
     def __init__(self, structure: Json, paths: Iterable[str], specs: Iterable[ArraySpec]) -> None:
         self.paths = tuple(paths)
         self.specs = tuple(specs)
         self.groups, self.names = _places(structure, self.paths)
-        # Most specs are the same few objects.
-        nbytes = {spec: spec.nbytes for spec in set(self.specs)}
-        self.tensors = tuple(
-            TensorSpec(group, name, spec.dtype, spec.shape, nbytes[spec])
-            for group, name, spec in zip(self.groups, self.names, self.specs, strict=True)
-        )
         self.skeleton = Skeleton(structure)
+        self._tensors: tuple[TensorSpec, ...] | None = None
+
+    @property
+    def tensors(self) -> tuple[TensorSpec, ...]:
+        """Group, name, dtype, shape and bytes, for :func:`async_ckpt.state.layout.plan`; made once."""
+        if self._tensors is None:
+            # Most specs are the same few objects.
+            nbytes = {spec: spec.nbytes for spec in set(self.specs)}
+            self._tensors = tuple(
+                TensorSpec(group, name, spec.dtype, spec.shape, nbytes[spec])
+                for group, name, spec in zip(self.groups, self.names, self.specs, strict=True)
+            )
+        return self._tensors
 
     def __len__(self) -> int:
         """How many leaves there are."""

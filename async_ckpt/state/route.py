@@ -237,10 +237,13 @@ def _runs(values: Sequence[Any], types: list[type]) -> list[_Run]:
     runs = []
     start = 0
     while start < len(values):
+        kind = type(values[start])
         asked = traits(values[start])
-        stop = start + 1
-        while stop < len(values) and stop - start < CHUNK and traits(values[stop]) is asked:
-            stop += 1
+        stop = min(start + CHUNK, len(values))
+        for at in range(start + 1, stop):
+            if type(values[at]) is not kind:
+                stop = at
+                break
         some = values[start:stop]
         traits_of = tuple((ask, list(map(ask, some))) for ask in asked)
         runs.append(_Run(start, stop, ((type, types[start:stop]), *traits_of)))

@@ -347,7 +347,7 @@ def renewed(**changes: Any) -> dict[str, Any]:
         {"step": np.float32(1)},
         {"step": "x" * 1024},
     ],
-    ids=str,
+    ids=lambda changes: " ".join(changes) or "nothing",
 )
 def test_plain_values_may_change_in_any_way_and_are_captured_anew(changes: dict[str, Any]) -> None:
     flattener = Flattener()
@@ -373,7 +373,7 @@ def test_plain_values_may_change_in_any_way_and_are_captured_anew(changes: dict[
         {"step": "x" * 1025},
         {"more": 1},
     ],
-    ids=str,
+    ids=lambda changes: " ".join(changes) or "nothing",
 )
 def test_another_structure_has_another_outline(changes: dict[str, Any]) -> None:
     flattener = Flattener()
