@@ -6,7 +6,7 @@ that the data starts on a page, and so does every image, which is what ``O_DIREC
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -152,16 +152,21 @@ def plan(
 
 
 def _file(filename: str, at: int, shard: list[int], specs: Sequence[TensorSpec], align: int) -> FilePlan:
-    entries = []
-    end = 0
+    header = encode_header(_entries(shard, specs), align=align)
+    data = end = len(header)
+    placed = []
+    for index in shard:
+        nbytes = specs[index].nbytes
+        placed.append(Placed(index, end, nbytes))
+        end += nbytes
+    return FilePlan(filename, end, at, header, data, tuple(placed))
+
+
+def _entries(
+    shard: list[int], specs: Sequence[TensorSpec]
+) -> Iterator[tuple[str, str, tuple[int, ...], int, int]]:
+    begin = 0
     for index in shard:
         _, name, dtype, shape, nbytes = specs[index]
-        entries.append((name, dtype, shape, end, end + nbytes))
-        end += nbytes
-    header = encode_header(entries, align=align)
-    data = len(header)
-    placed = [
-        Placed(index, data + begin, stop - begin)
-        for index, (_, _, _, begin, stop) in zip(shard, entries, strict=True)
-    ]
-    return FilePlan(filename, data + end, at, header, data, tuple(placed))
+        yield name, dtype, shape, begin, begin + nbytes
+        begin += nbytes
