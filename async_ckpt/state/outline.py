@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -12,12 +12,10 @@ from .dtypes import Json
 from .layout import TensorSpec
 from .paths import slugs
 
-__all__ = ["Outline", "Skeleton", "children_at", "is_leaf"]
+__all__ = ["Outline", "Skeleton", "children_at", "is_leaf", "split"]
 
 _SHARED_GROUP = "state"
 _GROUPING = frozenset({"dict", "odict", "namedtuple", "dataclass"})
-
-_HOLE: Any = object()
 
 # Where the children of a container stand in its list: first position, and the step from one to the next.
 _CHILDREN = {
@@ -32,95 +30,96 @@ _CHILDREN = {
 }
 
 
+_HOLE: Any = object()
+
+
 class _Frame:
-    """A container above an array: its list, with what is to be filled in at the given positions."""
+    """A container above an array: where in its list there is a hole (None), or a container with holes."""
 
-    __slots__ = ("filled", "items")
+    __slots__ = ("filled",)
 
-    def __init__(self, items: list[Json], filled: list[tuple[int, _Frame | None]]) -> None:
-        self.items = items
+    def __init__(self, filled: dict[int, _Frame | None]) -> None:
         self.filled = filled
 
 
 class Skeleton:
-    """A structure without its plain values.
+    """A structure without its plain values, as :func:`split` gives it.
 
     Where a largest part without any array stood, such as a number or a table of settings, there is a hole.
-
-    Args:
-        structure: A complete one.
-
-    Attributes:
-        holes: How many there are.
+    It is kept as text: a list for each of many arrays would slow down every garbage collection.
     """
 
-    __slots__ = ("_frame", "_pieces", "_root", "holes")
+    __slots__ = ("_pieces", "_source")
 
-    def __init__(self, structure: Json) -> None:
-        self.holes = 0
-        self._pieces: tuple[bytes, ...] | None = None
-        found, self._frame = (True, None) if is_leaf(structure) else self._split(structure)
-        if not found:
-            self.holes = 1
-        self._root = structure if found and self._frame is None else None
-
-    def _split(self, node: Any) -> tuple[bool, _Frame | None]:
-        """Say whether there are arrays below, and give what has to be filled in if so."""
-        where = children_at(node)
-        if where is None:
-            return False, None
-        before = self.holes
-        found = False
-        filled: list[tuple[int, _Frame | None]] = []
-        for at in where:
-            child = node[at]
-            # Spelled out, for nearly all children are leaves.
-            if type(child) is list and child[0] == "array":
-                found = True
-                continue
-            below, frame = self._split(child)
-            if not below:
-                self.holes += 1
-            if frame is not None or not below:
-                filled.append((at, frame))
-            found = found or below
-        if not found:
-            self.holes = before
-            return False, None
-        if not filled:
-            return True, None
-        items = list(node)
-        for at, _ in filled:
-            items[at] = None
-        return True, _Frame(items, filled)
+    def __init__(self, structure: Json, frame: _Frame | None) -> None:
+        self._source: tuple[Json, _Frame | None] | None = (structure, frame)
+        self._pieces: tuple[bytes, ...] = ()
 
     @property
     def pieces(self) -> tuple[bytes, ...]:
         """The text around the holes as JSON, in the spelling of :func:`msgspec.json.encode`.
 
-        UTF-8; one more than there are holes. Made once.
+        UTF-8; one more than there are holes. Made once, and the structure is held until then.
         """
-        if self._pieces is None:
-            self._pieces = tuple(_spelled(self.fill([_HOLE] * self.holes)))
+        source = self._source
+        if source is not None:
+            self._pieces = tuple(_spelled(*source))
+            # After the pieces: whoever finds no source finds them.
+            self._source = None
         return self._pieces
 
     def fill(self, values: Sequence[Json]) -> Json:
-        """Give the structure with ``values`` in its holes, in their order; parts without any are shared."""
-        if self._frame is not None:
-            return _fill(self._frame, iter(values))
-        return values[0] if self.holes else self._root
+        """Give the structure with ``values`` in its holes, in their order; a new one each time.
 
-    def empty(self, structure: Json) -> list[Json]:
-        """Give what stands in a structure where this one has its holes; undoes :meth:`fill`."""
-        if self._frame is None:
-            return [structure] if self.holes else []
-        found: list[Json] = []
-        _empty(self._frame, structure, found)
-        return found
+        Raises:
+            ValueError: They are more or fewer than the holes.
+        """
+        encode = msgspec.json.Encoder().encode
+        first, *pieces = self.pieces
+        parts = [first]
+        for value, piece in zip(values, pieces, strict=True):
+            parts += (encode(value), piece)
+        filled: Json = msgspec.json.decode(b"".join(parts))
+        return filled
 
     def same(self, other: Skeleton) -> bool:
         """Say whether ``other`` is the same tree with the same holes."""
         return self.pieces == other.pieces
+
+
+def split(structure: Json) -> tuple[Skeleton, list[Json]]:
+    """Part a structure into what stays from save to save, and the plain values in its holes."""
+    if is_leaf(structure):
+        return Skeleton(structure, None), []
+    values: list[Json] = []
+    found, frame = _split(structure, values)
+    return (Skeleton(structure, frame), values) if found else (Skeleton(_HOLE, None), [structure])
+
+
+def _split(node: Any, values: list[Json]) -> tuple[bool, _Frame | None]:
+    """Say whether there are arrays below, and where the holes are if so; collects what stands in them."""
+    where = children_at(node)
+    if where is None:
+        return False, None
+    before = len(values)
+    found = False
+    filled: dict[int, _Frame | None] = {}
+    for at in where:
+        child = node[at]
+        # Spelled out, for nearly all children are leaves.
+        if type(child) is list and child[0] == "array":
+            found = True
+            continue
+        below, frame = _split(child, values)
+        if not below:
+            values.append(child)
+        if frame is not None or not below:
+            filled[at] = frame
+        found = found or below
+    if not found:
+        del values[before:]
+        return False, None
+    return True, _Frame(filled) if filled else None
 
 
 def is_leaf(node: Any) -> bool:
@@ -134,28 +133,14 @@ def children_at(node: Any) -> range | None:
     return None if where is None else range(where[0], len(node), where[1])
 
 
-def _fill(frame: _Frame, values: Iterator[Json]) -> Json:
-    out = frame.items.copy()
-    for at, inner in frame.filled:
-        out[at] = next(values) if inner is None else _fill(inner, values)
-    return out
-
-
-def _empty(frame: _Frame, structure: Any, found: list[Json]) -> None:
-    for at, inner in frame.filled:
-        if inner is None:
-            found.append(structure[at])
-        else:
-            _empty(inner, structure[at], found)
-
-
-def _spelled(structure: Any) -> list[bytes]:
-    """Spell a structure, cut at each ``_HOLE``; step by step, so that no call takes long."""
+def _spelled(structure: Any, root: _Frame | None) -> list[bytes]:
+    """Spell a structure, cut at its holes; step by step, so that no call takes long."""
     out: list[bytes] = []
     piece: list[bytes] = []
     encode = msgspec.json.Encoder().encode
 
-    def spell(node: Any) -> None:
+    def spell(node: Any, frame: _Frame | None) -> None:
+        filled = {} if frame is None else frame.filled
         if node is _HOLE:
             out.append(b"".join(piece))
             piece.clear()
@@ -164,13 +149,15 @@ def _spelled(structure: Any) -> list[bytes]:
         else:
             for at, child in enumerate(node):
                 piece.append(b"," if at else b"[")
-                if type(child) is str or (type(child) is list and child[0] == "array"):
+                if at in filled:
+                    spell(_HOLE if filled[at] is None else child, filled[at])
+                elif type(child) is str or (type(child) is list and child[0] == "array"):
                     piece.append(encode(child))
                 else:
-                    spell(child)
+                    spell(child, None)
             piece.append(b"]")
 
-    spell(structure)
+    spell(structure, root)
     out.append(b"".join(piece))
     return out
 
@@ -181,6 +168,12 @@ class Outline:
     As long as a state keeps its shape, all its saves share one outline, so whatever is made of it once (a
     layout, a template of the manifest) serves them all.
 
+    Args:
+        structure: A complete structure; looked at, and not kept.
+        skeleton: What of it stays.
+        paths: As below.
+        specs: As below.
+
     Attributes:
         paths: Of each leaf its place in the tree, such as ``model/layers/0/weight``; distinct.
         groups: Which files it goes to.
@@ -189,26 +182,25 @@ class Outline:
         skeleton: The tree around the leaves, without its plain values.
     """
 
-    __slots__ = ("__weakref__", "_tensors", "groups", "names", "paths", "skeleton", "specs")
+    __slots__ = ("__weakref__", "groups", "names", "paths", "skeleton", "specs")
 
-    def __init__(self, structure: Json, paths: Iterable[str], specs: Iterable[ArraySpec]) -> None:
+    def __init__(
+        self, structure: Json, skeleton: Skeleton, paths: Iterable[str], specs: Iterable[ArraySpec]
+    ) -> None:
         self.paths = tuple(paths)
         self.specs = tuple(specs)
         self.groups, self.names = _places(structure, self.paths)
-        self.skeleton = Skeleton(structure)
-        self._tensors: tuple[TensorSpec, ...] | None = None
+        self.skeleton = skeleton
 
     @property
     def tensors(self) -> tuple[TensorSpec, ...]:
-        """Group, name, dtype, shape and bytes, for :func:`async_ckpt.state.layout.plan`; made once."""
-        if self._tensors is None:
-            # Most specs are the same few objects.
-            nbytes = {spec: spec.nbytes for spec in set(self.specs)}
-            self._tensors = tuple(
-                TensorSpec(group, name, spec.dtype, spec.shape, nbytes[spec])
-                for group, name, spec in zip(self.groups, self.names, self.specs, strict=True)
-            )
-        return self._tensors
+        """Group, name, dtype, shape, bytes, for :func:`async_ckpt.state.layout.plan`; made at each call."""
+        # Most specs are the same few objects.
+        nbytes = {spec: spec.nbytes for spec in set(self.specs)}
+        return tuple(
+            TensorSpec(group, name, spec.dtype, spec.shape, nbytes[spec])
+            for group, name, spec in zip(self.groups, self.names, self.specs, strict=True)
+        )
 
     def __len__(self) -> int:
         """How many leaves there are."""

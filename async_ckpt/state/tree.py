@@ -16,7 +16,7 @@ from .cuda import Mark
 from .dtypes import Json
 from .encode import Ask, Encoder, Opened, state_dict
 from .layout import TensorSpec
-from .outline import Outline
+from .outline import Outline, split
 from .parse import choose, parse
 from .route import Route
 
@@ -139,11 +139,12 @@ class Flattener:
 
         encoder = Encoder(self._namespace, sink, texts=True, ask=ask, opened=opened)
         structure = encoder.encode(state)
-        outline = Outline(structure, paths, specs)
+        skeleton, holes = split(structure)
+        outline = Outline(structure, skeleton, paths, specs)
         if self._last is not None and self._last[1].same(outline):
             outline = self._last[1]
         self._last = Route(self._namespace, structure, opened, values, specs), outline
-        return Flat(outline, values, outline.skeleton.empty(structure))
+        return Flat(outline, values, holes)
 
 
 class _Answers:
