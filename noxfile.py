@@ -105,7 +105,8 @@ def examples(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "-q", "tests/examples", *session.posargs)
 
 
-@nox.session(python=PYTHONS[0], venv_backend="virtualenv")  # pip, so that its find-links can bring a CPU torch
+# pip, so that its find-links can bring a CPU torch
+@nox.session(python=PYTHONS[0], venv_backend="virtualenv")
 def bench(session: nox.Session) -> None:
     """Measure against the peers in one run, and write docs/performance.md; arguments are handed on."""
     install_groups(session, "bench")

@@ -104,7 +104,7 @@ class Engine:
     # -- for its savers ------------------------------------------------------------------------------
 
     async def _load(self) -> None:
-        """Import in a thread what the first save would import on the loop, which takes a tenth of a second."""
+        """Import in a thread what the first save would import on the loop, which would take long."""
         if not self._loaded:
             await self._copier.call(importlib.import_module, "anyio._backends._asyncio")
             self._loaded = True

@@ -363,7 +363,7 @@ class Saver:
         await self._writer.prepare(flat)
 
     def _flatten(self, state: Any) -> Flat:
-        """Take a state apart; may be called in any thread, for states on GPUs in the one that changes them."""
+        """Take a state apart, in any thread; a state on GPUs in the one that changes it."""
         flat = self._flattener.flatten(state)
         if cuda.in_use():
             flat.mark = cuda.mark(cuda.devices(flat.values))

@@ -1,4 +1,4 @@
-"""Staging memory of several owners: within the budget, in turns, and nobody waits for each other in a ring."""
+"""Staging memory of several owners: within the budget, in turns, and nobody waits in a ring."""
 
 from __future__ import annotations
 

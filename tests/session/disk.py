@@ -14,6 +14,7 @@ import numpy as np
 from async_ckpt import CheckpointSaverHook, Saver
 from async_ckpt.storage.local import LocalStore
 from async_ckpt.storage.names import MANIFEST
+from async_ckpt.storage.store import Pieces
 from async_ckpt.testing import Gate
 
 __all__ = ["Disk", "Weights", "hang_guard", "others_ended", "saved_values", "saver_hook"]
@@ -65,7 +66,7 @@ class Disk(LocalStore):
         self,
         attempt: str,
         name: str,
-        data: memoryview,
+        data: memoryview | Pieces,
         *,
         progress: Callable[[int], None],
         stopped: Callable[[], bool],

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from async_ckpt.events import Event
     from async_ckpt.storage.memory import MemoryPlace
+    from async_ckpt.storage.store import Pieces
 
 __all__ = [
     "HangError",
@@ -90,7 +91,7 @@ class SlowStore(MemoryStore):
         self,
         attempt: str,
         name: str,
-        data: memoryview,
+        data: memoryview | Pieces,
         *,
         progress: Callable[[int], None],
         stopped: Callable[[], bool],
