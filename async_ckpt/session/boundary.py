@@ -44,7 +44,6 @@ class Boundary:
         hooked: Whether any hook but the saver hooks has something to do at steps.
         overlaps: Whether a copy of the state may run beside a step.
         requests: Calls of ``session.save()`` that wait for a boundary.
-        tainted: A ``check`` refused the state of the present step: nothing of it may be saved.
     """
 
     def __init__(
@@ -67,7 +66,6 @@ class Boundary:
         self.overlaps = any(place.runner.overlaps for place in self._savers if place.runner is not None)
         self._wanted: dict[int, bool] = {}
         self.requests: list[SaveRequest] = []
-        self.tainted = False
 
     # -- hooks -------------------------------------------------------------------------------
 
@@ -115,19 +113,21 @@ class Boundary:
 
     # -- boundaries --------------------------------------------------------------------------
 
+    async def check(self, run: StepRun) -> None:
+        """Call every hook's ``check``; whatever one raises, nothing of this step may be saved."""
+        self._wanted.clear()
+        for what, hook in self._checks:
+            with Inside(what, hook, self._host.facade):
+                await hook.check(run)
+
     async def after_step(self, run: StepRun | None) -> None:
-        """The boundary behind a step whose counter has moved already; ``run`` is what plain hooks see.
+        """The boundary behind a step that is counted and checked; ``run`` is what plain hooks see.
 
         Raises:
-            BaseException: Of a hook, as it is; else the oldest error of background work.
+            BaseException: Of a hook, as it is.
         """
-        self._wanted.clear()
-        if self._checks and run is not None:
-            self.tainted = True
-            for what, hook in self._checks:
-                with Inside(what, hook, self._host.facade):
-                    await hook.check(run)
-        self.tainted = False
+        if run is None:
+            self._wanted.clear()
         if self.may_be_due():
             await self._pass("step", run)
             return

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from async_ckpt import events
 from async_ckpt.core import protocol as p
 from async_ckpt.core.machine import Phase, SaveState
+from async_ckpt.core.standing import Exit, last_round, refusal
 from async_ckpt.errors import SessionStopped
 from async_ckpt.runtime.lane import Inside
 from async_ckpt.session.requests import refuse
@@ -30,7 +31,7 @@ SECS_AFTER_GRACE = 1.0
 _NOT_DURABLE = {SaveState.PREPARING, SaveState.WRITING, SaveState.WRITTEN, SaveState.COMMITTING}
 
 
-async def leave(session: MonitoredTrainingSession, error: BaseException | None, *, at_entry: bool) -> None:
+async def leave(session: MonitoredTrainingSession, error: BaseException | None) -> None:
     """Close ``session``, which was left with ``error`` or None. Errors go to the host, none leaves here.
 
     Runs in a task of its own, so that nothing done to the leaving task can cut it short.
@@ -39,7 +40,7 @@ async def leave(session: MonitoredTrainingSession, error: BaseException | None, 
     watch.start()
     session._warm_up.cancel()
     try:
-        await _guarded(session, _finish_saves(session, error, watch, at_entry=at_entry))
+        await _guarded(session, _finish_saves(session, error, watch))
         for place in session._places:
             await _guarded(session, _end(session, place))
         if session._warm_up.under_way:
@@ -57,25 +58,29 @@ async def _guarded(session: MonitoredTrainingSession, work: object) -> None:
 
 
 async def _finish_saves(
-    session: MonitoredTrainingSession, error: BaseException | None, watch: _Watch, *, at_entry: bool
+    session: MonitoredTrainingSession, error: BaseException | None, watch: _Watch
 ) -> None:
     scheduler, boundary = session._scheduler, session._boundary
     # Whoever closes the session from another task lets the step that runs come to its boundary.
     if await watch.turn_taken():
         try:
             await scheduler.drained()
-            clean = error is None or isinstance(error, SessionStopped)
-            refusal = session._unsaveable()
-            whole = not (refusal or at_entry or (session._steps.unfinished and not clean))
-            wanted = (clean and session.final_save != "never") or session.final_save == "always"
-            asked = any(not request.answer.done() for request in boundary.requests)
-            if whole and not session._host.expired and scheduler.machine.phase is Phase.OPEN:
-                if wanted:
+            standing = session._steps.standing
+            leaving = Exit(
+                clean=error is None or isinstance(error, SessionStopped),
+                final_save=session.final_save,
+                asked=any(not request.answer.done() for request in boundary.requests),
+                able=not session._host.expired and scheduler.machine.phase is Phase.OPEN,
+            )
+            match last_round(standing, leaving):
+                case "final":
                     await boundary.final()
-                elif asked and clean:
+                case "asked":
                     await boundary.on_demand()
-            elif clean and wanted and session._steps.interrupted:
-                _leave_out_final(session, str(refusal))
+                case "left out":
+                    _leave_out_final(session, str(refusal(standing)))
+                case "none":
+                    pass
             await scheduler.drained()
         finally:
             session._steps.turn.release()

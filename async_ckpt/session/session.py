@@ -11,6 +11,8 @@ from typing import Any, Literal, Self, TypeVar
 
 from async_ckpt import events
 from async_ckpt.core import protocol as p
+from async_ckpt.core.standing import refusal
+from async_ckpt.core.stopping import StopFlag
 from async_ckpt.core.votes import Vote
 from async_ckpt.errors import ProtocolError
 from async_ckpt.hooks import SessionRunHook
@@ -27,7 +29,6 @@ from async_ckpt.session.mutation import Mutation, inside_mutation
 from async_ckpt.session.requests import SaveRequest, refuse
 from async_ckpt.session.signals import SignalWatch
 from async_ckpt.session.stepping import Stepping, one_turn, refuse_inside
-from async_ckpt.session.stopping import StopFlag
 from async_ckpt.session.warm_up import WarmUp
 from async_ckpt.system.clock import Clock, RealClock
 from async_ckpt.system.threads import finish, spawn
@@ -141,8 +142,9 @@ class MonitoredTrainingSession:
             await enter(self)
             self._state = "open"
             self._raise_late_errors(stacklevel=2)
+            self._steps.happened("entered")
         except BaseException as error:
-            await self._close(error, at_entry=True)
+            await self._close(error)
             raise
         return self
 
@@ -164,7 +166,7 @@ class MonitoredTrainingSession:
             raise ProtocolError(message)
         await self._close(None)
 
-    async def _close(self, error: BaseException | None, *, at_entry: bool = False) -> None:
+    async def _close(self, error: BaseException | None) -> None:
         if self._state == "new":
             self._state = "closed"
             return
@@ -172,7 +174,7 @@ class MonitoredTrainingSession:
         first = self._closer is None
         if self._closer is None:
             self._state = "closing"
-            self._closer = spawn(leave(self, error, at_entry=at_entry), name="async_ckpt closing")
+            self._closer = spawn(leave(self, error), name="async_ckpt closing")
         cancelled: BaseException | None = None
         try:
             await finish(self._closer)
@@ -237,7 +239,7 @@ class MonitoredTrainingSession:
             await self._steps.advance(steps)
         await one_turn()
         # What comes now is the next step, in the loop of the caller.
-        self._steps.unfinished = True
+        self._steps.happened("went on")
 
     def __aiter__(self) -> Self:
         self._steps.called = True
@@ -297,20 +299,12 @@ class MonitoredTrainingSession:
     async def _serve_requests(self) -> None:
         async with self._steps.turn:
             if self._state == "open" and any(not r.answer.done() for r in self._boundary.requests):
-                refusal = self._unsaveable()
-                if refusal is None:
+                why = refusal(self._steps.standing)
+                if why is None:
                     await self._boundary.on_demand()
                 else:
-                    refuse(self._boundary.requests, refusal)
+                    refuse(self._boundary.requests, why)
                     self._boundary.requests.clear()
-
-    def _unsaveable(self) -> str | None:
-        """Why the present state must not be saved, or None."""
-        if self._boundary.tainted:
-            return "a check refused the state of this step: nothing of it can be saved"
-        if self._steps.interrupted:
-            return "the last step was cancelled in the middle: its state is at no boundary and is not saved"
-        return None
 
     async def drain(self) -> None:
         """Wait until no save is in flight: committed, reported and pruned.
@@ -390,7 +384,7 @@ class MonitoredTrainingSession:
         self._scheduler.tell(p.StopRequested(reason))
         self._stop.asked = True
         if not self._steps.under_way:
-            self._stop.publish()
+            self._stop.publish_asked()
 
     def _stop_decided(self, reason: str) -> None:
         self._stop.decided = reason

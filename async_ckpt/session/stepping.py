@@ -14,6 +14,7 @@ import types
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any
 
+from async_ckpt.core.standing import MOVES, Happening, Standing
 from async_ckpt.errors import ProtocolError, SessionStopped
 from async_ckpt.hooks import StepRun
 from async_ckpt.runtime.lane import Inside, current_call, is_coroutine_function, running_code
@@ -41,10 +42,7 @@ class Stepping:
         by_advance: The last step was one of the caller's own.
         called: Whether a step was taken since an iteration over the session last asked.
         owes_reading: Restored values that nobody has taken; without them there is no first step.
-        unfinished: A step failed, was cancelled in the middle, or goes on in the user's own loop: the state
-            belongs to no boundary.
-        interrupted: A coroutine step was cancelled in the middle. Unlike an error that the caller has caught
-            and judged, that leaves a state nobody can vouch for: nothing of it is saved.
+        standing: Where the state stands; :mod:`async_ckpt.core.standing` says whether it may be saved.
     """
 
     def __init__(self, session: MonitoredTrainingSession) -> None:
@@ -53,8 +51,7 @@ class Stepping:
         self.by_advance = False
         self.called = False
         self.owes_reading = False
-        self.unfinished = False
-        self.interrupted = False
+        self.standing: Standing = "entering"
         self._session = session
         self._host = session._host
         self._boundary = session._boundary
@@ -71,7 +68,7 @@ class Stepping:
         host.last_step_in_trainer = False
         host.global_step += steps
         self.by_advance = self.called = True
-        self.unfinished = self.interrupted = False
+        self.standing = "whole"  # counted, and there is nothing that checks
         return True
 
     async def advance(self, steps: int) -> None:
@@ -111,7 +108,7 @@ class Stepping:
                     host.overlap_allowed = True
                 elif boundary.overlaps:
                     await boundary.copies_done()
-                self.unfinished = True
+                self.happened("began")
                 with Inside("the step function", fn, host.facade):
                     if is_coroutine_function(fn):
                         host.last_step_in_trainer = False
@@ -132,7 +129,7 @@ class Stepping:
         try:
             return await step
         except asyncio.CancelledError:
-            self.interrupted = True
+            self.happened("cancelled")
             raise
 
     async def _call_plain(self, fn: Callable[..., Any], args: tuple[Any, ...], steps: int) -> Any:
@@ -158,9 +155,13 @@ class Stepping:
             outcome.value.close()
         elif not inspect.isawaitable(outcome.value):
             self._host.global_step += steps
-            self.unfinished = False
+            self.happened("joined")
 
     # -- begin, count, end -------------------------------------------------------------------
+
+    def happened(self, what: Happening) -> None:
+        """Note what happened to the state."""
+        self.standing = MOVES[self.standing][what]
 
     def _quiet(self, steps: int) -> bool:
         """Whether a step may be counted with no look at anything: neither refusals nor a boundary."""
@@ -216,9 +217,11 @@ class Stepping:
         if session._state == "closed":
             message = f"the session was closed while step {host.global_step} ran"
             raise ProtocolError(message)
-        self.unfinished = self.interrupted = False
+        self.happened("counted")
         if run is not None:
             run.step = host.global_step
+            await boundary.check(run)
+        self.happened("checked")
         if run is not None or boundary.may_be_due():
             await boundary.after_step(run)
         else:
@@ -231,9 +234,8 @@ class Stepping:
 
     def _end(self) -> None:
         self.under_way = False
-        if self._stop.asked:
-            # The step may have failed, and then no boundary has published what was asked for in it.
-            self._stop.publish()
+        # The step may have failed, and then no boundary has published what was asked for in it.
+        self._stop.publish_asked()
         host = self._host
         if (
             self._stop.decided is None
