@@ -51,6 +51,11 @@ def measure(row: list[Job], options: argparse.Namespace, raw: Path) -> None:
         machine=machine.facts(options.dir),
         runs=[],
     )
+    if options.resume:
+        results = decode(raw.read_bytes())
+        known = [run.job for run in results.runs]
+        row = [job for job in row if job not in known]
+        started -= results.seconds
     with tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir, ignore_cleanup_errors=True) as name:
         for number, job in enumerate(row, 1):
             run = driver.perform(job, Path(name))
@@ -81,6 +86,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small states: to try the command")
     parser.add_argument("--only", help="only jobs whose name contains this")
     parser.add_argument("--list", action="store_true", help="name the jobs and measure nothing")
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
     parser.add_argument("--render", action="store_true", help="write the page from the kept results again")
     parser.add_argument("--dir", type=Path, default=ROOT / "runs", help="where is written to while measuring")
     parser.add_argument("--out", type=Path, help="where performance.md goes; docs/ for a full run")

@@ -110,9 +110,9 @@ QUICK = Sizes(
 
 
 def jobs(sizes: Sizes) -> list[Job]:
-    """All jobs of a run: the comparison in rotated rounds, then what is measured once."""
-    found = [job for number in range(sizes.rounds) for job in rotated(_round(sizes, number), number)]
-    return found + _once(sizes)
+    """All jobs of a run: a round of the comparison, what is measured once, and the other rounds, rotated."""
+    first, *others = (rotated(_round(sizes, number), number) for number in range(sizes.rounds))
+    return [*first, *_once(sizes), *(job for row in others for job in row)]
 
 
 def rotated(row: list[Job], number: int) -> list[Job]:
@@ -141,8 +141,8 @@ def _round(sizes: Sizes, number: int) -> list[Job]:
     found += [
         Job(experiment="save", system=system, states=(sizes.many,), round=number, budget_secs=8)
         for system in (*COMPARED, "torch-save")
-        # Orbax takes a minute and more for it: once is enough.
-        if number == 0 or not system.startswith("orbax")
+        # These take up to a minute for it: once is enough.
+        if number == 0 or not system.startswith(("orbax", "dcp", "torch-save"))
     ]
     if number == 0:
         found += [
@@ -157,12 +157,12 @@ def _round(sizes: Sizes, number: int) -> list[Job]:
 
 def _once(sizes: Sizes) -> list[Job]:
     reference = (sizes.reference,)
-    found = [
+    scaled = [
         Job(experiment="save", system=system, states=states, budget_secs=6)
         for states in (sizes.by_bytes, sizes.by_tensors)
         for system in SCALED
     ]
-    found += [
+    found = [
         Job(experiment="slowdown", system=system, states=reference, repeats=4, budget_secs=10)
         for system in BESIDE_TRAINING
     ]
@@ -172,10 +172,11 @@ def _once(sizes: Sizes) -> list[Job]:
     ]
     steps = {"step_secs": sizes.step_secs, "steps": sizes.steps}
     return [
-        *found,
         Job(experiment="overlap", system="ours-overlap", states=reference, numbers=steps),
         Job(experiment="flat", system="ours-copy", states=reference, repeats=sizes.flat_saves),
         Job(experiment="restore", system="ours-copy", states=reference),
         Job(experiment="reuse", system="ours-copy", states=(sizes.frozen,)),
         Job(experiment="cost", system="ours-copy", repeats=15),
+        *found,
+        *scaled,
     ]
