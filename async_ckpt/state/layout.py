@@ -70,11 +70,6 @@ class Layout:
     total: int
     offsets: tuple[int, ...]
 
-    @staticmethod
-    def key(specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-        """Give what decides the layout; equal keys mean the same plan, so it may be used again."""
-        return tuple(specs)
-
 
 def _up(value: int, align: int) -> int:
     return -(-value // align) * align

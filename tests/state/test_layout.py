@@ -95,13 +95,6 @@ def test_an_empty_state_has_no_files_and_a_group_of_empty_tensors_has_one() -> N
     assert layout.total == PAGE
 
 
-def test_a_key_tells_layouts_apart() -> None:
-    same = [spec(*s[:3], *s.shape) for s in SPECS]
-    assert Layout.key(SPECS) == Layout.key(same)
-    assert Layout.key(SPECS) != Layout.key(SPECS[:-1])
-    assert Layout.key(SPECS) != Layout.key([*SPECS[:-1], spec("model", "nothing", "F64", 4, 0)])
-
-
 @pytest.mark.parametrize(
     "bad",
     [
