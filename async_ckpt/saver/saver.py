@@ -109,7 +109,12 @@ class Saver:
         self._worker = Worker("async-ckpt-read")
         self._catalog = Catalog(self._store, self._worker)
         self._reader = Reader(self._store, self._catalog, self._worker)
-        options = Options(max_shard_bytes, bool(reuse_unchanged), bool(validate_staging))
+        options = Options(
+            max_shard_bytes=max_shard_bytes,
+            reuse_unchanged=bool(reuse_unchanged),
+            validate_staging=bool(validate_staging),
+            beside_steps=staging == "overlap",
+        )
         self._writer = Writer(self._store, self._gate, self._catalog, self._engine, options)
         self._line = Line(self._gate, self._writer, self._settle, self._store.location)
         self._keeper = Keeper(self._store, self._catalog, self._worker, policy, self._line.uncertain)

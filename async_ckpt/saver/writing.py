@@ -88,6 +88,7 @@ class Options:
     max_shard_bytes: int | None = None
     reuse_unchanged: bool = False
     validate_staging: bool = False
+    beside_steps: bool = False
 
 
 _TOGETHER = 64 * 2**20
@@ -229,7 +230,8 @@ class Writer:
             plan.placing,
             staged.copier,
             staged.memory,
-            worker=engine._copier,
+            # Beside a step that computes, the copy takes what the step leaves.
+            worker=engine._filler if self._options.beside_steps else engine._copier,
             threads=engine._copy_threads,
             arrivals=arrivals,
         )
