@@ -50,7 +50,8 @@ async def fill(
     Cancellation: ends the reading half-way; no thread is left behind.
     """
     filling = _Filling(catalog, manifest, target, touched)
-    await store.read_ranges(manifest.step, await worker.call(filling.ranges))
+    for ranges in await worker.call(filling.rounds):
+        await store.read_ranges(manifest.step, ranges)
 
 
 class _Filling:
@@ -62,8 +63,12 @@ class _Filling:
         self._target = target
         self._touched = touched
 
-    def ranges(self) -> list[Range]:
-        """Cut everything into ranges, in the order of the bytes on disk. Runs in a thread."""
+    def rounds(self) -> list[list[Range]]:
+        """Cut everything into ranges, in the order of the bytes on disk. Runs in a thread.
+
+        More than one round if arrays of the caller's share memory: what is read at the same time must not
+        end in the same place. The last one in the files wins.
+        """
         tensors = self.manifest.tensors
         segments = [
             Segment(entry.file, entry.offset, entry.bytes, index)
@@ -71,6 +76,30 @@ class _Filling:
             for entry in (tensors[index],)
         ]
         segments.sort()
+        sharing = self._sharing(segments)
+        apart = [segment for segment in segments if segment.number not in sharing]
+        return [
+            self._cut(apart),
+            *(self._cut([segment]) for segment in segments if segment.number in sharing),
+        ]
+
+    def _sharing(self, segments: list[Segment]) -> set[int]:
+        """Find the tensors whose memory is also that of one before them."""
+        places = sorted(
+            (self._target.memory(segment.number).__array_interface__["data"][0], order, segment)
+            for order, segment in enumerate(segments)
+            if segment.bytes and self._target.in_place(segment.number)
+        )
+        clusters: list[list[tuple[int, int]]] = []
+        end = 0
+        for start, order, segment in places:
+            if start >= end:
+                clusters.append([])
+            clusters[-1].append((order, segment.number))
+            end = max(end, start + segment.bytes)
+        return {number for cluster in clusters for _, number in sorted(cluster)[1:]}
+
+    def _cut(self, segments: list[Segment]) -> list[Range]:
         ranges: list[Range] = []
         for run in runs(segments, alone=LARGE):
             if run[0].bytes < LARGE:

@@ -50,12 +50,17 @@ class Gathering:
         self.past_cache = past_cache and O_DIRECT != 0
         self.cache = CacheMap()
         self.scratch = Scratch(READERS, _REQUEST)
-        self.working = threading.Semaphore(os.cpu_count() or 1)
+        self.working = threading.Semaphore(_processors())
 
     def run(self, view: View) -> None:
         """Read what the handout gives to this thread."""
         with contextlib.closing(_Thread(self, view)) as thread:
             self.handout.run(thread.read)
+
+
+def _processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _File:
@@ -134,15 +139,13 @@ class _Thread:
             return None
         with view.errors(file.name):
             try:
-                data = read_aligned(file.past(), offset, size, self._own)
+                # None at an end that came too early, of which the page cache then says where it is.
+                return read_aligned(file.past(), offset, size, self._own)
             except OSError as error:
                 if not is_refusal(error):
                     raise
                 view.refuses_direct = True
                 return None
-        if data is None:
-            raise view.damaged(file.name, f"it ends before byte {offset + size}")
-        return data
 
     def _hand_over(self, item: Range, at: int, data: _Row, target: _Row | None) -> None:
         with self._shared.working:

@@ -266,6 +266,18 @@ async def test_only_what_was_written_to_is_said_to_be(memory: MemoryStore) -> No
     assert_same({**older, "c": {"w": np.zeros(2 * WHOLE, np.uint8)}}, live)
 
 
+async def test_small_arrays_that_were_written_to_are_said_to_be(tmp_path: Path) -> None:
+    await save(tmp_path, {"a": {"w": np.ones(3)}, "b": {"w": np.ones(3)}})
+    live = {"a": {"w": np.zeros(3)}, "b": {"w": np.zeros(3)}}
+    file, offset, _ = place_of(tmp_path, "b/w")
+    flip(file, offset)
+    async with Saver(tmp_path) as saver:
+        with pytest.raises(DamagedCheckpointError, match="overwritten"):
+            await saver.restore(into=live)
+    assert live["a"]["w"].tolist() == [1.0, 1.0, 1.0]
+    assert live["b"]["w"].tolist() == [0.0, 0.0, 0.0]
+
+
 async def test_a_file_cut_short_while_it_is_read_is_damage(
     tmp_path: Path, seam: Seam, cache: Callable[[Path], None]
 ) -> None:
@@ -368,3 +380,21 @@ async def test_a_manifest_that_promises_more_than_there_is_takes_no_memory(
             await saver.verify(1)
     assert asked == []
     assert seam.data() == []
+
+
+async def test_arrays_that_share_memory_are_no_damage_and_the_last_one_in_the_files_wins(
+    tmp_path: Path, cache: Callable[[Path], None]
+) -> None:
+    sizes = {"a": 9 * WHOLE, "b": 9 * WHOLE, "c": 7, "d": 7, "e": 3 * WHOLE}
+    saved = {name: np.full(size, ord(name), np.uint8) for name, size in sizes.items()}
+    await save(tmp_path, {"model": saved})
+    tied, small = np.zeros(9 * WHOLE, np.uint8), np.zeros(7, np.uint8)
+    live = {"a": tied, "b": tied, "c": small, "d": small, "e": tied[2 * WHOLE : 5 * WHOLE]}
+    async with Saver(tmp_path) as saver:
+        for _ in range(3):
+            cache(tmp_path)
+            await saver.restore(into={"model": live})
+            assert set(small.tolist()) == {ord("d")}
+            assert set(tied[2 * WHOLE : 5 * WHOLE].tolist()) == {ord("e")}
+            assert set(tied[: 2 * WHOLE].tolist()) == set(tied[5 * WHOLE :].tolist()) == {ord("b")}
+            tied[:] = 0

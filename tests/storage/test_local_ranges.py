@@ -231,6 +231,26 @@ async def test_short_reads_are_continued(
     assert all(piece.seen == content[piece.offset : piece.offset + piece.size] for piece in ranges)
 
 
+@pytest.mark.parametrize("target", [True, False])
+async def test_a_file_that_ends_in_the_middle_of_a_range_is_damage(
+    filled: LocalStore, monkeypatch: pytest.MonkeyPatch, *, target: bool
+) -> None:
+    real = posix.preadv
+    piece = Piece(0, SIZE, target=target)
+
+    def cutting(fd: int, memory: memoryview, offset: int) -> int:
+        if offset:
+            os.truncate(file_of(filled), 5 * WHOLE)
+        return real(fd, memory, offset)
+
+    monkeypatch.setattr(posix, "preadv", cutting)
+    async with filled.lease(1):
+        with pytest.raises(DamagedCheckpointError, match=f"{NAME}: it ends") as caught:
+            await filled.read_ranges(1, [piece])
+    assert caught.value.path == str(file_of(filled))
+    assert len(piece.seen) == 4 * WHOLE
+
+
 async def test_a_replaced_step_is_read_as_it_was_leased(store: LocalStore, content: bytes) -> None:
     await save(store, 1, content)
     async with store.lease(1):
