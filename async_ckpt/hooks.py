@@ -210,14 +210,15 @@ class NanGuardHook(SessionRunHook):
     async def check(self, run: StepRun) -> None:
         for place, value in _numbers("the step's result", run.result):
             small = getattr(value, "nbytes", 0) <= _SMALL
-            finite = all_finite(value) if small else await run.session._off_loop(partial(all_finite, value))
+            look = partial(all_finite, value)
+            finite = look() if small else await run.session._host.off_loop(look)
             self._refuse(place, run.step, finite=finite)
         for name in self._metrics:
             if name in run.session.metrics:
                 finite = all_finite(run.session.metrics[name])
                 self._refuse(f"metric {name!r}", run.step, finite=finite)
         if self._state and run.session.save_due:
-            path = await run.session._find_leaf(lambda value: not all_finite(value))
+            path = await run.session._boundary.find_leaf(lambda value: not all_finite(value))
             if path is not None:
                 message = (
                     f"state leaf {path!r} is not finite at step {run.step}; nothing of this step is saved"

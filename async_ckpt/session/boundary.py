@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from async_ckpt import events
 from async_ckpt.core import protocol as p
@@ -110,6 +110,14 @@ class Boundary:
             )
             for place in self._savers
         )
+
+    async def find_leaf(self, wrong: Callable[[Any], bool]) -> str | None:
+        """The path of the first leaf of any saver hook's state that is ``wrong``, looked at off the loop."""
+        for place in self._savers:
+            found = None if place.runner is None else await place.runner.find_leaf(wrong)
+            if found is not None:
+                return found
+        return None
 
     # -- boundaries --------------------------------------------------------------------------
 

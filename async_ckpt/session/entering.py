@@ -48,7 +48,7 @@ async def enter(session: MonitoredTrainingSession) -> None:
     await restoring.run()
     resumed: dict[Any, Restored] = {**restoring.resumed}
     host.global_step = next((restored.step for restored in resumed.values()), 0)
-    session._set_restored(restoring.first, untaken=bool(restoring.untaken))
+    session._restored, session._steps.owes_reading = restoring.first, bool(restoring.untaken)
     session._scheduler.tell(p.Opened(host.global_step, _specs(session, resumed)))
     await _load_listeners(session, resumed)
     host.emit(events.SessionBegan, step=host.global_step, resumed=bool(resumed))

@@ -101,14 +101,16 @@ class SessionHost:
         self._warnings.append(message)
         self.disturb()
 
-    def take_error(self) -> BaseException | None:
-        """The oldest error nobody has raised yet; the next one surfaces at the next boundary."""
-        return self._pending.pop(0) if self._pending else None
-
     def take_errors(self) -> list[BaseException]:
         """Every error nobody has raised yet."""
         taken, self._pending = self._pending, []
         return taken
+
+    def raise_late(self, *, stacklevel: int) -> None:
+        """Issue what was kept, then raise the oldest error that nobody has seen yet."""
+        self.issue_warnings(stacklevel=stacklevel + 1)
+        if self._pending:
+            raise self._pending.pop(0)
 
     def issue_warnings(self, stacklevel: int) -> None:
         """Issue what was kept, as ``RuntimeWarning``, in the caller's frame."""
@@ -116,6 +118,10 @@ class SessionHost:
             warnings.warn(self._warnings.pop(0), RuntimeWarning, stacklevel=stacklevel + 1)
 
     # -- threads -----------------------------------------------------------------------------
+
+    def allow_overlap(self) -> None:
+        """The user says where the state changes: from now on a copy may run beside a step."""
+        self.overlap_allowed = True
 
     async def copies_done(self) -> None:
         """Wait for copies that run beside the step, of every saver."""
@@ -126,10 +132,14 @@ class SessionHost:
         """The session's own stateful hooks, with their keys."""
         return self.stateful_hooks
 
+    async def off_loop(self, look: Callable[[], T]) -> T:
+        """Do a long look in a thread."""
+        return await self._reader.call(look)
+
     async def in_state_thread(self, fn: Callable[[], T], *, bound: bool) -> T:
         """Evaluate ``fn`` where the last step ran if the state is bound to it, else off the loop."""
         if not bound:
-            return await self._reader.call(fn)
+            return await self.off_loop(fn)
         if self.last_step_in_trainer:
             return await self.trainer.call(fn)
         return fn()

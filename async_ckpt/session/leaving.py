@@ -130,7 +130,7 @@ async def _shut(session: MonitoredTrainingSession, error: BaseException | None) 
     if scheduler.machine.phase in (Phase.NEW, Phase.CLOSING):
         scheduler.tell(p.Closed())
     host.close()
-    session._signals.restore()
+    session._stopping.restore_handlers()
     host.emit(events.SessionEnded, step=host.global_step, error=None if error is None else repr(error))
 
 

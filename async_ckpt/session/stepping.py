@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, Any
 from async_ckpt.core.standing import MOVES, Happening, Standing
 from async_ckpt.errors import ProtocolError, SessionStopped
 from async_ckpt.hooks import StepRun
-from async_ckpt.runtime.lane import Inside, current_call, is_coroutine_function, running_code
-from async_ckpt.session.mutation import inside_mutation, open_mutation
+from async_ckpt.runtime.lane import Inside, current_call, is_coroutine_function
+from async_ckpt.session.asking import serve
+from async_ckpt.session.inside import refuse_in_mutation, refuse_inside
+from async_ckpt.session.mutation import open_mutation
 from async_ckpt.system.threads import Outcome, finish
 
 if TYPE_CHECKING:
     from async_ckpt.session.session import MonitoredTrainingSession
 
-__all__ = ["Stepping", "one_turn", "refuse_inside"]
+__all__ = ["Stepping", "one_turn"]
 
 
 @types.coroutine
@@ -56,7 +58,7 @@ class Stepping:
         self._host = session._host
         self._boundary = session._boundary
         self._machine = session._scheduler.machine
-        self._stop = session._stop
+        self._stop = session._stopping.flag
 
     # -- a step of the caller's own ----------------------------------------------------------
 
@@ -182,13 +184,11 @@ class Stepping:
 
     def _refuse(self, what: str, steps: int) -> None:
         refuse_inside(self._session, what)
-        if inside_mutation():
-            message = f"{what}() inside mutating() would wait for itself"
-            raise ProtocolError(message)
+        refuse_in_mutation(what)
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             message = f"steps has to be at least 1, not {steps!r}"
             raise ValueError(message)
-        self._session._refuse_closed(what)
+        self._session._life.refuse_unless_open(what)
         if self.under_way:
             message = f"{what}() while another step is running"
             raise ProtocolError(message)
@@ -214,7 +214,7 @@ class Stepping:
 
     async def _count(self, run: StepRun | None) -> None:
         session, host, boundary = self._session, self._host, self._boundary
-        if session._state == "closed":
+        if session._life.state == "closed":
             message = f"the session was closed while step {host.global_step} ran"
             raise ProtocolError(message)
         self.happened("counted")
@@ -228,9 +228,9 @@ class Stepping:
             self._stop.publish()
         if boundary.requests and not self.by_advance:
             # They came too late for this boundary, and nobody knows whether there will be another.
-            session._scheduler.watch(session._serve_requests(), "serve save()")
+            session._scheduler.watch(serve(session), "serve save()")
         if host.troubled:
-            session._raise_late_errors(stacklevel=4)
+            host.raise_late(stacklevel=4)
 
     def _end(self) -> None:
         self.under_way = False
@@ -241,14 +241,6 @@ class Stepping:
             self._stop.decided is None
             and not self._boundary.requests
             and not host.troubled
-            and self._session._state == "open"
+            and self._session._life.state == "open"
         ):
             host.quiet_until, host.quiet_before = self._machine.due_step, self._machine.due_time
-
-
-def refuse_inside(session: MonitoredTrainingSession, what: str) -> None:
-    """Refuse a call that would wait for the code it is made from."""
-    inside = running_code(session)
-    if inside is not None:
-        message = f"{what}() from inside {inside.what} would wait for itself"
-        raise ProtocolError(message)

@@ -383,7 +383,7 @@ async def test_a_callback_may_ask_for_a_stop_and_read(phase: str, plain: bool) -
     async with training(SlowStore(), listeners=[listener], session_options=options) as session:
         await advance(session, 2)
         await soon(session.drain())
-        await until(lambda: session._stop.decided)
+        await until(lambda: session._stopping.flag.decided)
         while not session.should_stop():
             await advance(session, 1)
         assert session.stop_reason == "enough"
