@@ -1,8 +1,9 @@
-"""What the session's tests share: a disk whose operations wait at gates, and short ways to say things."""
+"""What the session's tests share: stores that are slow or broken as told, and short ways to say things."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -13,36 +14,63 @@ import numpy as np
 
 from async_ckpt import CheckpointSaverHook, Saver
 from async_ckpt.storage.local import LocalStore
-from async_ckpt.storage.names import MANIFEST
+from async_ckpt.storage.memory import MemoryPlace, MemoryStore
+from async_ckpt.storage.names import MANIFEST, step_name
 from async_ckpt.storage.store import Pieces
+from async_ckpt.storage.writing import save_errors
 from async_ckpt.testing import Gate
 
-__all__ = ["Disk", "Weights", "hang_guard", "others_ended", "saved_values", "saver_hook"]
+__all__ = [
+    "Disk",
+    "SlowStore",
+    "Weights",
+    "disk_error",
+    "hang_guard",
+    "others_ended",
+    "saved_values",
+    "saver_hook",
+]
+
+#: some store; a test chooses which
+_AnyStore: Any = object
 
 
-class Disk(LocalStore):
-    """A real directory whose operations a test holds, fails and counts.
+def disk_error(number: int = errno.ENOSPC) -> OSError:
+    """What a full or broken disk says."""
+    return OSError(number, "No space left on device" if number == errno.ENOSPC else "Input/output error")
+
+
+class _Slow(_AnyStore):  # type: ignore[misc]
+    """Before a real store: its operations are held, fail and are written down as a test says.
 
     Operations are ``"begin"``, ``"write"`` (a tensor file), ``"manifest"``, ``"commit"``, ``"add"`` and
-    ``"remove"``; the log has ``(operation, step)`` as each begins, gates and errors come before it is
-    carried out, and ``"committed"`` is logged when a commit is through.
+    ``"remove"``. Gates and errors come before an operation is carried out; ``"committed"`` fails behind
+    the rename. A step of None stands for every step.
+
+    Attributes:
+        log: ``(operation, step)`` as each begins, and ``("committed", step)`` when a commit is through.
+        done: ``("commit", step)`` and ``("add", step)`` when they are through.
     """
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.log: list[tuple[str, int]] = []
-        self._gates: dict[str, Gate] = {}
-        self._errors: dict[str, list[BaseException]] = {}
+        self.done: list[tuple[str, int]] = []
+        self._held: dict[tuple[str, int | None], Gate] = {}
+        self._failing: dict[tuple[str, int | None], list[BaseException]] = {}
         self._steps_of: dict[str, int] = {}
         self._in_thread: tuple[threading.Event, threading.Event] | None = None
 
-    def hold(self, operation: str) -> Gate:
+    def hold(self, operation: str, step: int | None = None) -> Gate:
         """Hold every such operation from now on, until the gate is opened."""
-        return self._gates.setdefault(operation, Gate())
+        return self._held.setdefault((operation, step), Gate())
 
-    def fail(self, operation: str, *errors: BaseException) -> None:
-        """Let the next operations of that kind fail, one error each."""
-        self._errors.setdefault(operation, []).extend(errors)
+    def fail(
+        self, operation: str, step: int | None = None, *, times: int = 1, error: BaseException | None = None
+    ) -> None:
+        """Let the next ``times`` operations of that kind fail."""
+        errors = self._failing.setdefault((operation, step), [])
+        errors.extend([disk_error() if error is None else error] * times)
 
     def hold_thread(self) -> tuple[threading.Event, threading.Event]:
         """Hold the writing thread of the next large file: ``(it is there, let it go on)``."""
@@ -51,14 +79,22 @@ class Disk(LocalStore):
 
     async def _pass(self, operation: str, step: int) -> None:
         self.log.append((operation, step))
-        if operation in self._gates:
-            await self._gates[operation]()
-        if errors := self._errors.get(operation):
-            raise errors.pop(0)
+        for key in ((operation, step), (operation, None)):
+            if key in self._held:
+                await self._held[key]()
+        if (error := self._error(operation, step)) is not None:
+            with save_errors(f"{self.location}/{step_name(step)}", step):
+                raise error
+
+    def _error(self, operation: str, step: int) -> BaseException | None:
+        for key in ((operation, step), (operation, None)):
+            if self._failing.get(key):
+                return self._failing[key].pop(0)
+        return None
 
     async def begin(self, step: int) -> str:
         await self._pass("begin", step)
-        attempt = await super().begin(step)
+        attempt: str = await super().begin(step)
         self._steps_of[attempt] = step
         return attempt
 
@@ -85,15 +121,32 @@ class Disk(LocalStore):
     async def commit(self, attempt: str, step: int) -> None:
         await self._pass("commit", step)
         await super().commit(attempt, step)
+        if (error := self._error("committed", step)) is not None:
+            with save_errors(f"{self.location}/{step_name(step)}", step, "unknown"):
+                raise error
         self.log.append(("committed", step))
+        self.done.append(("commit", step))
 
     async def add(self, step: int, name: str, data: bytes) -> None:
         await self._pass("add", step)
         await super().add(step, name, data)
+        self.done.append(("add", step))
 
     async def remove(self, step: int) -> bool:
         await self._pass("remove", step)
-        return await super().remove(step)
+        removed: bool = await super().remove(step)
+        return removed
+
+
+class Disk(_Slow, LocalStore):
+    """A real directory."""
+
+
+class SlowStore(_Slow, MemoryStore):
+    """A store in memory, which takes no turns of the loop of its own."""
+
+    def __init__(self, place: MemoryPlace | None = None) -> None:
+        super().__init__(place, hops=False)
 
 
 class Weights:

@@ -247,7 +247,7 @@ async def test_without_an_error_the_oldest_late_one_leaves_with_the_others_as_no
 @pytest.mark.asyncio
 async def test_a_final_save_that_fails_leaves_at_the_exit_and_end_is_called(tmp_path: Path) -> None:
     disk, listener = Disk(tmp_path), RecordingListener("l")
-    disk.fail("write", OSError(28, "No space left on device"))
+    disk.fail("write")
     hook = saver_hook(disk, Weights(), listeners=[listener], initial_save="never")
     async with hang_guard():
         with pytest.raises(SaveError) as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from async_ckpt import (
     UnsupportedLeafError,
 )
 from async_ckpt.testing import Gate, RecordingListener
-from tests.session.disk import Disk, Weights, hang_guard, saved_values, saver_hook
+from tests.session.disk import Disk, Weights, disk_error, hang_guard, saved_values, saver_hook
 
 pytestmark = pytest.mark.loop_flavours
 
@@ -295,7 +296,7 @@ async def test_a_request_during_a_run_waits_for_the_round_in_flight_too(
 @pytest.mark.parametrize("operation", ["begin", "write", "manifest", "commit"])
 async def test_a_failure_goes_to_the_asker_and_only_to_the_asker(tmp_path: Path, operation: str) -> None:
     disk, listener = Disk(tmp_path), RecordingListener("l")
-    disk.fail(operation, OSError(28, "No space left on device"))
+    disk.fail(operation)
     hook = saver_hook(disk, Weights(), listeners=[listener], initial_save="never")
     async with hang_guard(), MonitoredTrainingSession(hooks=[hook]) as session:
         with pytest.raises(SaveError) as caught:
@@ -310,7 +311,7 @@ async def test_a_failure_goes_to_the_asker_and_only_to_the_asker(tmp_path: Path,
 @pytest.mark.asyncio
 async def test_every_asker_of_a_shared_round_hears_of_its_failure(tmp_path: Path) -> None:
     disk, go = Disk(tmp_path), asyncio.Event()
-    disk.fail("write", OSError(5, "Input/output error"))
+    disk.fail("write", error=disk_error(errno.EIO))
     async with (
         hang_guard(),
         MonitoredTrainingSession(hooks=[saver_hook(disk, Weights(), initial_save="never")]) as session,
@@ -382,7 +383,7 @@ async def test_the_save_of_a_cancelled_asker_completes(tmp_path: Path) -> None:
 async def test_a_failure_whose_asker_was_cancelled_surfaces_at_the_boundary(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
     gate = disk.hold("write")
-    disk.fail("write", OSError(5, "Input/output error"))
+    disk.fail("write", error=disk_error(errno.EIO))
     async with (
         hang_guard(),
         MonitoredTrainingSession(hooks=[saver_hook(disk, Weights(), initial_save="never")]) as session,
