@@ -73,7 +73,7 @@ class MonitoredTrainingSession:
         check_options(final_save, grace_secs)
         roster = roster_of(hooks, chief_only_hooks, is_chief=is_chief)
         self.is_chief = is_chief
-        self.final_save = final_save
+        self.final_save: Literal["clean", "never", "always"] = final_save
         self.grace_secs = float(grace_secs)
         self._host = SessionHost(self, clock or RealClock())
         self._life = Lifetime(self)
