@@ -15,7 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from async_ckpt.storage import posix
-from async_ckpt.storage.uncached import O_DIRECT, CacheMap, Scratch, is_refusal, read_aligned
+from async_ckpt.storage.uncached import (
+    O_DIRECT,
+    CacheMap,
+    Scratch,
+    far_from,
+    is_refusal,
+    is_slow_copy,
+    read_aligned,
+)
 
 if TYPE_CHECKING:
     from async_ckpt.storage.ranges import Handout, Range
@@ -29,6 +37,9 @@ READERS = 8
 _REQUEST = 4 << 20
 """Bytes that are asked for at once. With less, threads wait for each other and the interpreter more often
 than the processors' caches gain."""
+
+_STRIDE = 1 << 20
+"""Bytes of a detour, small enough that what was read is still in a cache when it is copied."""
 
 _SMALL = 1 << 17
 """Bytes below which it takes as long one way as the other."""
@@ -157,13 +168,27 @@ class _Thread:
 
     def _through_cache(self, file: _File, item: Range, at: int, size: int, target: _Row | None) -> None:
         row = self._own[:size] if target is None else target[at : at + size]
+        offset = item.offset + at
         with self._shared.working:
-            done = 0
-            while done < size:
-                offset = item.offset + at + done
-                with self._view.errors(file.name):
-                    count = posix.preadv(file.fd, row[done:].data, offset)
-                if count <= 0:
-                    raise self._view.damaged(file.name, f"it ends at byte {offset}")
-                done += count
+            if target is not None and is_slow_copy(offset, row):
+                self._detour(file, offset, row)
+            else:
+                self._fill(file, offset, row)
             item.take(at, row.data)
+
+    def _detour(self, file: _File, offset: int, row: _Row) -> None:
+        """Read to where the processor copies fast, and on from there."""
+        for start in range(0, len(row), _STRIDE):
+            part = row[start : start + _STRIDE]
+            memory = far_from(offset + start, self._own)[: len(part)]
+            self._fill(file, offset + start, memory)
+            np.copyto(part, memory)
+
+    def _fill(self, file: _File, offset: int, row: _Row) -> None:
+        done = 0
+        while done < len(row):
+            with self._view.errors(file.name):
+                count = posix.preadv(file.fd, row[done:].data, offset + done)
+            if count <= 0:
+                raise self._view.damaged(file.name, f"it ends at byte {offset + done}")
+            done += count

@@ -16,12 +16,13 @@ import numpy.typing as npt
 from async_ckpt.storage import posix
 from async_ckpt.system.pages import fresh_pages, resident
 
-__all__ = ["O_DIRECT", "CacheMap", "Scratch", "is_refusal", "read_aligned"]
+__all__ = ["O_DIRECT", "CacheMap", "Scratch", "far_from", "is_refusal", "is_slow_copy", "read_aligned"]
 
 O_DIRECT: int = getattr(os, "O_DIRECT", 0)
 """The flag of ``open``; 0 where there is none."""
 
 _ALIGNMENT = 4096
+_TOO_NEAR = 64
 _STRETCH = 32 << 20
 _SAMPLES = 16
 _REFUSED = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EMFILE, errno.ENFILE}
@@ -88,6 +89,20 @@ def read_aligned(fd: int, offset: int, size: int, memory: _Row) -> _Row | None:
             return None
         done += count
     return row[before:need]
+
+
+def is_slow_copy(offset: int, row: _Row) -> bool:
+    """Say whether the kernel would copy from the page cache to ``row`` at a quarter of its speed.
+
+    A processor's string copy runs into itself when the destination lies a few bytes behind the source,
+    counted within a page. An array of numpy's of some size always starts 16 bytes into one.
+    """
+    return 0 < (int(row.ctypes.data) - offset) % _ALIGNMENT < _TOO_NEAR
+
+
+def far_from(offset: int, memory: _Row) -> _Row:
+    """Give the part of page-aligned memory from where bytes at ``offset`` are copied to and from fast."""
+    return memory[(offset + _ALIGNMENT // 2) % _ALIGNMENT :]
 
 
 class CacheMap:

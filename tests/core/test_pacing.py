@@ -227,6 +227,15 @@ def test_withdrawing_hands_the_turn_to_the_next_and_costs_nothing() -> None:
     assert pacer.due() is None
 
 
+def test_an_owner_who_withdraws_one_of_several_keeps_its_turn_for_the_rest() -> None:
+    pacer = Pacer(1e6)
+    first, second, third = pacer.ask("a", 100_000), pacer.ask("a", 100_000), pacer.ask("b", 1)
+    pacer.withdraw(first)
+    assert pacer.head is second
+    assert pacer.grant(0.0) == [second]
+    assert pacer.head is third
+
+
 @pytest.mark.parametrize(
     ("rate", "default", "piece"),
     [

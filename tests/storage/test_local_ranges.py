@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from async_ckpt.errors import DamagedCheckpointError, RestoreError
-from async_ckpt.storage import pins, posix, uncached
+from async_ckpt.storage import gathering, pins, posix, uncached
 from async_ckpt.storage.gathering import READERS
 from async_ckpt.storage.local import LocalStore
 from async_ckpt.storage.ranges import WHOLE
@@ -323,3 +323,63 @@ async def test_a_map_reads_what_is_looked_at(store: LocalStore, content: bytes) 
     assert not cached(file_of(store))
     await save(store, 1, bytes(9))
     assert seen.tobytes() == content
+
+
+async def test_no_more_threads_work_on_what_came_than_there_are_processors(
+    store: LocalStore, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await save(store, 1, content)
+    forget(file_of(store))
+    monkeypatch.setattr(gathering, "_processors", lambda: 1)
+    real = posix.preadv
+    came = threading.Semaphore(0)
+    working = most = 0
+
+    def counted(fd: int, target: memoryview, offset: int) -> int:
+        count = real(fd, target, offset)
+        came.release()
+        return count
+
+    class Busy(Piece):
+        def take(self, at: int, data: memoryview) -> None:
+            nonlocal working, most
+            working += 1
+            most = max(most, working)
+            # Until another thread has something to work on, and for as long as it takes to begin.
+            for _ in range(2):
+                assert self.offset or came.acquire(timeout=30)
+            for _ in range(1000):
+                os.sched_yield()
+            super().take(at, data)
+            working -= 1
+
+    monkeypatch.setattr(posix, "preadv", counted)
+    async with store.lease(1):
+        await store.read_ranges(1, [Busy(at, WHOLE, target=True) for at in range(0, 8 * WHOLE, WHOLE)])
+    assert most == 1
+
+
+@pytest.mark.parametrize("distance", [0, 1, 16, 63, 64, 2048, 4095])
+async def test_a_warm_range_is_read_by_way_of_elsewhere_only_where_the_processor_copies_slowly(
+    store: LocalStore, content: bytes, monkeypatch: pytest.MonkeyPatch, distance: int
+) -> None:
+    await save(store, 1, content)
+    piece = Piece(4096, WHOLE - 77, target=True)
+    memory = np.zeros(len(content) + 8192, np.uint8)
+    start = (distance - memory.ctypes.data) % 4096
+    piece.memory = memory[start : start + piece.size]
+    inside = range(piece.memory.ctypes.data, piece.memory.ctypes.data + piece.size)
+    straight: list[bool] = []
+    real = posix.preadv
+
+    def seen(fd: int, target: memoryview, offset: int) -> int:
+        straight.append(np.frombuffer(target, np.uint8).ctypes.data in inside)
+        return real(fd, target, offset)
+
+    monkeypatch.setattr(posix, "preadv", seen)
+    async with store.lease(1):
+        await store.read_ranges(1, [piece])
+    assert piece.memory.tobytes() == content[4096 : 4096 + piece.size]
+    assert not memory[:start].any()
+    assert not memory[start + piece.size :].any()
+    assert set(straight) == {not 0 < distance < 64}
