@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+# Here, as the process that collects what parallel workers counted reads no other conftest.
+from tests.reliability.tier import pytest_terminal_summary  # noqa: F401 - a hook by its name
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 

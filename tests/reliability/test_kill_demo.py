@@ -20,9 +20,9 @@ pytest.importorskip("cyclopts")
 
 from async_ckpt import Saver
 from tests.demo.lives import Life, run, small, tensors
+from tests.reliability.tier import SEED
 
 KILLS = int(os.environ.get("ASYNC_CKPT_KILLS", "12"))
-SEED = int(os.environ.get("ASYNC_CKPT_SEED", "20261122"))
 SAVE_STEPS = 3
 
 
