@@ -3,6 +3,9 @@
 Handed to the callables given to :meth:`MonitoredTrainingSession.subscribe`, in the order in which
 the things happened. Nothing here can be answered: whoever wants to act is a listener, not an
 observer.
+
+Most events are rare. Those below :class:`Detail` come with every step or call, and are told only to
+observers that name them.
 """
 
 from __future__ import annotations
@@ -14,7 +17,10 @@ __all__ = [
     "CheckpointRejected",
     "CheckpointRestored",
     "CheckpointsAbandoned",
+    "Detail",
     "Event",
+    "EventsDropped",
+    "ListenerCalled",
     "ListenerSlow",
     "SaveCommitted",
     "SaveFailed",
@@ -23,9 +29,11 @@ __all__ = [
     "SaveSkipped",
     "SaveStaged",
     "SaveUnknown",
+    "SaveWritten",
     "SessionBegan",
     "SessionEnded",
     "SignalReceived",
+    "StepTaken",
     "StopDecided",
     "StopVoted",
 ]
@@ -42,6 +50,11 @@ class Event:
 
     at: float
     wall: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detail(Event):
+    """Base of the events that are told only to observers that name them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,4 +208,49 @@ class SessionEnded(Event):
     """The session was left. ``error`` is the exception that left with it, in words, or None."""
 
     step: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsDropped(Event):
+    """A stream that was not read in time left out ``count`` events, here, between its neighbours."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTaken(Detail):
+    """The session counted up to ``step``, by ``steps``.
+
+    ``seconds`` counts from the call of ``run()``; for a step of the caller's own, from the end of the
+    boundary before it.
+    """
+
+    step: int
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveWritten(Detail):
+    """Every byte but the manifest's is on the disk. ``seconds`` counts from the request."""
+
+    directory: str
+    step: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerCalled(Detail):
+    """A callback of ``listener`` returned, or failed with ``error``, in words.
+
+    ``phase`` is ``"begin"``, ``"before_save"``, ``"after_save"`` or ``"end"``; ``step`` is None in ``begin``.
+    ``seconds`` ends at ``at``.
+    """
+
+    directory: str
+    listener: str
+    phase: str
+    step: int | None
+    seconds: float
     error: str | None

@@ -44,10 +44,12 @@ class Callbacks:
         registrations: Sequence[Registration],
         host: Host,
         *,
+        directory: str,
         on_error: Literal["raise", "log"],
         timeout_secs: float | None,
     ) -> None:
         self._registrations = registrations
+        self._directory = directory
         self._host = host
         self._raise = on_error == "raise"
         self._timeout = timeout_secs
@@ -190,14 +192,27 @@ class Callbacks:
                 events.ListenerSlow, listener=entry.key, phase=phase, step=step, seconds=self._timeout
             )
 
-        return await self._host.lane.call(
+        host = self._host
+        began = host.clock.monotonic()
+        outcome = await host.lane.call(
             method,
             *args,
-            inside=Inside(f"{entry.key}.{phase}", entry.listener, self._host.facade, save=save),
+            inside=Inside(f"{entry.key}.{phase}", entry.listener, host.facade, save=save),
             timeout_secs=self._timeout,
             on_slow=slow,
             convert=_as_stop if phase == "after_save" else None,
         )
+        if host.wants(events.ListenerCalled):
+            host.emit(
+                events.ListenerCalled,
+                directory=self._directory,
+                listener=entry.key,
+                phase=phase,
+                step=step,
+                seconds=host.clock.monotonic() - began,
+                error=None if outcome.error is None else repr(outcome.error),
+            )
+        return outcome
 
     def _ends_phase(self, owner: object, phase: str, step: int | None, error: BaseException) -> bool:
         if self._raise or _leaves_as_itself(error):

@@ -45,9 +45,8 @@ class Host(Protocol):
         """The user has said where the state changes, so a copy may run beside the next step."""
         ...
 
-    @property
-    def observed(self) -> bool:
-        """Whether anybody listens."""
+    def wants(self, kind: type[events.Event]) -> bool:
+        """Whether anybody is to be told of such events; what is costly to tell is not told otherwise."""
         ...
 
     def emit(self, event: type[events.Event], **fields: Any) -> None:

@@ -159,7 +159,7 @@ class SaveRunner:
             bytes=pending.progress.bytes_total,
             seconds=attempt.held_secs,
         )
-        if not host.observed:
+        if not host.wants(events.SaveProgress):
             await pending.written()
             return
         loop = asyncio.get_running_loop()
@@ -197,6 +197,8 @@ class SaveRunner:
             self._save_failed(attempt, error)
             attempt.pending.release()
             return False
+        seconds = self._host.clock.monotonic() - attempt.began
+        self._host.emit(events.SaveWritten, directory=self.directory, step=attempt.step, seconds=seconds)
         return True
 
     async def commit(self, step: int) -> bool:

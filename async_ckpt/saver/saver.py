@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -128,6 +128,11 @@ class Saver:
 
     def __repr__(self) -> str:
         return f"<Saver {self._store.location}>"
+
+    @property
+    def _note(self) -> Callable[[bytes], Awaitable[None]] | None:
+        """What appends lines to the event log of the directory, if the store keeps one."""
+        return getattr(self._store, "note", None)
 
     # -- saving --------------------------------------------------------------------------------------
 

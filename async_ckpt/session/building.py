@@ -86,6 +86,7 @@ def places_of(hooks: Iterable[SessionRunHook], host: SessionHost) -> list[Place]
             callbacks=Callbacks(
                 hook.registrations,
                 host,
+                directory=hook.saver.location,
                 on_error=hook.on_listener_error,
                 timeout_secs=hook.listener_timeout_secs,
             ),

@@ -42,6 +42,8 @@ async def enter(session: MonitoredTrainingSession) -> None:
     for place in places:
         if place.runner is not None:
             await place.runner.saver.open()
+            if session._event_log is not None and (note := place.runner.saver._note) is not None:
+                session._event_log.add(place.runner.directory, note)
     for place in places:
         await _begin(host, place)
     restoring = Restoring(hooks, host)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -10,12 +9,12 @@ from typing import Any, TypeVar
 from async_ckpt.events import Event
 from async_ckpt.runtime.lane import Lane
 from async_ckpt.saver import Saver
+from async_ckpt.session.observers import Observers
 from async_ckpt.system.clock import Clock
 from async_ckpt.system.threads import Worker
 
 __all__ = ["SessionHost"]
 
-logger = logging.getLogger("async_ckpt")
 T = TypeVar("T")
 
 
@@ -47,37 +46,17 @@ class SessionHost:
         self._reader = Worker("async_ckpt-state")
         self._pending: list[BaseException] = []
         self._warnings: list[str] = []
-        self._observers: list[Callable[[Event], None]] = []
+        self.observers = Observers(clock)
 
     # -- observers ---------------------------------------------------------------------------
 
-    @property
-    def observed(self) -> bool:
-        """Whether anybody listens; what is costly to tell is not told otherwise."""
-        return bool(self._observers)
-
-    def subscribe(self, observer: Callable[[Event], None]) -> Callable[[], None]:
-        """Add an observer; the returned callable removes it."""
-        self._observers.append(observer)
-
-        def unsubscribe() -> None:
-            if observer in self._observers:
-                self._observers.remove(observer)
-
-        return unsubscribe
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether anybody is to be told of such events."""
+        return self.observers.wants(kind)
 
     def emit(self, event: type[Event], **fields: Any) -> None:
-        """Tell every observer; one that raises is logged with its traceback and removed."""
-        if not self._observers:
-            return
-        record = event(at=self.clock.monotonic(), wall=self.clock.wall(), **fields)
-        for observer in tuple(self._observers):
-            try:
-                observer(record)
-            except Exception:
-                logger.exception("observer %r raised on %s and is removed", observer, event.__name__)
-                if observer in self._observers:
-                    self._observers.remove(observer)
+        """Tell those observers that want it."""
+        self.observers.emit(event, fields)
 
     # -- errors ------------------------------------------------------------------------------
 

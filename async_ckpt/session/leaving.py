@@ -36,7 +36,7 @@ async def leave(session: MonitoredTrainingSession, error: BaseException | None) 
 
     Runs in a task of its own, so that nothing done to the leaving task can cut it short.
     """
-    watch = _Watch(session)
+    host, watch = session._host, _Watch(session)
     watch.start()
     session._warm_up.cancel()
     try:
@@ -45,6 +45,10 @@ async def leave(session: MonitoredTrainingSession, error: BaseException | None) 
             await _guarded(session, _end(session, place))
         if session._warm_up.under_way:
             await watch.waited(session._warm_up.ended(), "preparations")
+        if session._event_log is not None:
+            # Before the lock is given back: after that the log is somebody else's.
+            session._event_log(host.observers.record(events.SessionEnded, _ended(session, error)))
+            await watch.waited(session._event_log.finish(), "the event log")
     finally:
         watch.stop()
         await _guarded(session, _shut(session, error))
@@ -131,7 +135,11 @@ async def _shut(session: MonitoredTrainingSession, error: BaseException | None) 
         scheduler.tell(p.Closed())
     host.close()
     session._stopping.restore_handlers()
-    host.emit(events.SessionEnded, step=host.global_step, error=None if error is None else repr(error))
+    host.emit(events.SessionEnded, **_ended(session, error))
+
+
+def _ended(session: MonitoredTrainingSession, error: BaseException | None) -> dict[str, Any]:
+    return {"step": session.global_step, "error": None if error is None else repr(error)}
 
 
 class _Watch:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from async_ckpt import events
 from async_ckpt.core.votes import Vote
 from async_ckpt.errors import ProtocolError
+from async_ckpt.events import Event
 from async_ckpt.hooks import SessionRunHook
 from async_ckpt.runtime.scheduler import Scheduler
 from async_ckpt.saver import Checkpoint, Restored
 from async_ckpt.session.asking import save
 from async_ckpt.session.boundary import Boundary, skipped
 from async_ckpt.session.building import check_options, places_of, roster_of
+from async_ckpt.session.event_log import EventLog
 from async_ckpt.session.host import SessionHost
 from async_ckpt.session.inside import checked_metrics, current_save, refuse_inside
 from async_ckpt.session.lifetime import Lifetime
 from async_ckpt.session.mutation import Mutation
+from async_ckpt.session.observers import Observer, Stream
 from async_ckpt.session.stepping import Stepping, one_turn
 from async_ckpt.session.stopping import Stopping
 from async_ckpt.session.warm_up import WarmUp
@@ -50,6 +52,9 @@ class MonitoredTrainingSession:
         handle_signals: Signals taken over: the first is a stop request, the second cancels the task
             that entered. Previous handlers come back at the exit. Main thread only.
         clock: For triggers and timestamps; :class:`testing.FakeClock` in tests.
+        event_log: Append what happens to ``events.jsonl`` in each directory that is saved to: every event but
+            progress and single steps, one line of JSON each, from the first save on. The file is rotated; a
+            log that cannot be written is given up with a warning, and never holds anything up.
 
     Attributes:
         metrics: Floats that go into the manifest of the next save, as they are when it is taken.
@@ -69,6 +74,7 @@ class MonitoredTrainingSession:
         grace_secs: float = 30,
         handle_signals: Iterable[int] = (),
         clock: Clock | None = None,
+        event_log: bool = True,
     ) -> None:
         check_options(final_save, grace_secs)
         roster = roster_of(hooks, chief_only_hooks, is_chief=is_chief)
@@ -76,6 +82,9 @@ class MonitoredTrainingSession:
         self.final_save: Literal["clean", "never", "always"] = final_save
         self.grace_secs = float(grace_secs)
         self._host = SessionHost(self, clock or RealClock())
+        self._event_log = EventLog() if event_log else None
+        if self._event_log is not None:
+            self.subscribe(self._event_log)
         self._life = Lifetime(self)
         self._stopping = Stopping(self, handle_signals)
         self._places = places_of(roster.active, self._host)
@@ -290,9 +299,39 @@ class MonitoredTrainingSession:
         """Inside ``check``: whether a save is about to be taken at this boundary."""
         return self._boundary.save_due()
 
-    def subscribe(self, observer: Callable[[events.Event], None]) -> Callable[[], None]:
+    def subscribe(
+        self, observer: Observer, *, kinds: Collection[type[Event]] | None = None
+    ) -> Callable[[], None]:
         """Call ``observer(event)`` for every event from now on; returns what takes it back.
 
-        An observer is a cheap plain callable. One that raises is logged and removed.
+        An observer is a cheap plain callable, called on the loop. One that raises is logged and removed.
+
+        Args:
+            observer: Told in the order of subscription.
+            kinds: Classes of :mod:`async_ckpt.events`, of which any one suffices. None for what the observer
+                names in an attribute ``kinds`` of its own, else for all but those below
+                :class:`events.Detail`.
+
+        Raises:
+            TypeError: It cannot be called, or a kind is no event.
         """
-        return self._host.subscribe(observer)
+        self._host.disturb()
+        return self._host.observers.subscribe(observer, kinds)
+
+    def events(self, *, capacity: int = 1024, kinds: Collection[type[Event]] | None = None) -> Stream:
+        """Give the events from now on: ``async for event in session.events()``.
+
+        Never holds the session up: when ``capacity`` events wait, further ones are left out, and an
+        :class:`events.EventsDropped` that counts them stands in their place. Ends behind
+        :class:`events.SessionEnded`; a session that has been left gives none.
+
+        Args:
+            capacity: At least 1.
+            kinds: As for :meth:`subscribe`.
+
+        Raises:
+            ValueError, TypeError: An argument is out of range or of the wrong kind.
+        """
+        self._host.disturb()
+        subscribe = self._host.observers.subscribe
+        return Stream(subscribe, capacity=capacity, kinds=kinds, over=self._life.state == "closed")

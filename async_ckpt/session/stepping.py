@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from async_ckpt.core.standing import MOVES, Happening, Standing
 from async_ckpt.errors import ProtocolError, SessionStopped
+from async_ckpt.events import StepTaken
 from async_ckpt.hooks import StepRun
 from async_ckpt.runtime.lane import Inside, current_call, is_coroutine_function
 from async_ckpt.session.asking import serve
@@ -59,6 +60,9 @@ class Stepping:
         self._boundary = session._boundary
         self._machine = session._scheduler.machine
         self._stop = session._stopping.flag
+        #: where the step that runs began, and where the last one ended, as far as somebody wants to know
+        self._began = 0.0
+        self._ended: float | None = None
 
     # -- a step of the caller's own ----------------------------------------------------------
 
@@ -85,7 +89,7 @@ class Stepping:
                 host.last_step_in_trainer = False
                 run = await self._before_run(steps) if self._boundary.hooked else None
                 host.global_step += steps
-                await self._count(run)
+                await self._count(run, steps)
             finally:
                 self.turn.release()
         finally:
@@ -120,7 +124,7 @@ class Stepping:
                 host.global_step += steps
                 if run is not None:
                     run.result = result
-                await self._count(run)
+                await self._count(run, steps)
                 return result
             finally:
                 self.turn.release()
@@ -179,8 +183,12 @@ class Stepping:
     def _begin(self, what: str, steps: int) -> None:
         if not self._quiet(steps):
             self._refuse(what, steps)
-        self._host.disturb()
+        host = self._host
+        host.disturb()
         self.under_way = self.called = True
+        if host.wants(StepTaken):
+            now = host.clock.monotonic()
+            self._began = now if what == "run" or self._ended is None else self._ended
 
     def _refuse(self, what: str, steps: int) -> None:
         refuse_inside(self._session, what)
@@ -212,12 +220,15 @@ class Stepping:
         await self._boundary.before_run(run)
         return run
 
-    async def _count(self, run: StepRun | None) -> None:
+    async def _count(self, run: StepRun | None, steps: int) -> None:
         session, host, boundary = self._session, self._host, self._boundary
         if session._life.state == "closed":
             message = f"the session was closed while step {host.global_step} ran"
             raise ProtocolError(message)
         self.happened("counted")
+        if host.wants(StepTaken):
+            seconds = host.clock.monotonic() - self._began
+            host.emit(StepTaken, step=host.global_step, steps=steps, seconds=seconds)
         if run is not None:
             run.step = host.global_step
             await boundary.check(run)
@@ -237,6 +248,9 @@ class Stepping:
         # The step may have failed, and then no boundary has published what was asked for in it.
         self._stop.publish_asked()
         host = self._host
+        if host.wants(StepTaken):
+            self._ended = host.clock.monotonic()
+            return  # every step is told, so none is quiet
         if (
             self._stop.decided is None
             and not self._boundary.requests

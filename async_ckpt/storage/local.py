@@ -17,6 +17,7 @@ from async_ckpt.errors import ProtocolError, SaveError
 from async_ckpt.storage import bulk, posix, writing
 from async_ckpt.storage.crew import Crew
 from async_ckpt.storage.gathering import READERS, Gathering
+from async_ckpt.storage.journal import Journal
 from async_ckpt.storage.lock import HeldFile, take_lock
 from async_ckpt.storage.names import MANIFEST, TEMP, check_file_name, check_step, step_name
 from async_ckpt.storage.ranges import Handout, serve
@@ -44,6 +45,7 @@ class _Hold:
     def __init__(self, root: int, lock: HeldFile) -> None:
         self.root = root
         self.lock = lock
+        self.journal = Journal(root)
 
 
 class LocalStore:
@@ -217,6 +219,16 @@ class LocalStore:
         finally:
             await small.call(view.close)
 
+    async def note(self, lines: bytes) -> None:
+        """Append whole lines to the event log of the directory, in the order of the calls; needs ``open``.
+
+        Raises:
+            OSError: The log is not written to any more.
+        """
+        self._root()
+        assert self._hold is not None  # noqa: S101 - it has a root
+        await self._crew.call(self._crew.small, self._hold.journal.append, lines)
+
     async def remove(self, step: int) -> bool:
         """See :meth:`Store.remove`."""
         check_step(step)
@@ -327,5 +339,6 @@ def _let_go(attempts: list[Attempt], hold: _Hold | None) -> None:
         return
     for attempt in attempts:
         writing.discard(hold.root, attempt)
+    hold.journal.close()
     hold.lock.close()
     os.close(hold.root)

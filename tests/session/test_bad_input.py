@@ -51,11 +51,11 @@ def session_on(directory: Any, state: Any = None, **more: Any) -> MonitoredTrain
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """Every byte below a directory, locks and leases aside."""
+    """Every byte below a directory, the event log, locks and leases aside."""
     return {
         str(path.relative_to(directory)): path.read_bytes()
         for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != ".lock" and ".pins" not in path.parts
+        if path.is_file() and path.name not in (".lock", "events.jsonl") and ".pins" not in path.parts
     }
 
 
