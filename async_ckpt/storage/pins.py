@@ -40,6 +40,8 @@ def pin(root: int, step: int) -> None:
         with contextlib.suppress(FileExistsError):
             os.close(posix.open_new(PIN + step_name(step), directory))
         posix.fsync(directory)
+    # Whoever made the directory may have failed or died before its name was on the disk.
+    posix.fsync(root)
 
 
 def unpin(root: int, step: int) -> None:
@@ -156,6 +158,5 @@ def _directory(root: int) -> Iterator[int]:
 def _make_directory(root: int) -> Iterator[int]:
     with contextlib.suppress(FileExistsError):
         os.mkdir(PINS, dir_fd=root)
-        posix.fsync(root)
     with _directory(root) as fd:
         yield fd

@@ -38,6 +38,8 @@ __all__ = [
 _AT_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _EXCHANGE = 2
 _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM}
+_NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL, errno.ENOTSUP}
+"""What directories say that others made, and that this process may not read or that cannot be synced."""
 
 
 def fsync(fd: int) -> None:
@@ -125,14 +127,24 @@ def make_directories(path: str) -> None:
     while not os.path.isdir(path):  # noqa: PTH112 - the caller's paths are strings
         missing.append(path)
         path = os.path.dirname(path)  # noqa: PTH120
+    try:
+        # Whoever made the deepest one that is there may have failed or died before its name was on the disk.
+        _make_name_durable(path)
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
     for made in reversed(missing):
         with contextlib.suppress(FileExistsError):
             os.mkdir(made)  # noqa: PTH102
-        above = open_directory(os.path.dirname(made))  # noqa: PTH120
-        try:
-            fsync(above)
-        finally:
-            os.close(above)
+        _make_name_durable(made)
+
+
+def _make_name_durable(path: str) -> None:
+    above = open_directory(os.path.dirname(path))  # noqa: PTH120
+    try:
+        fsync(above)
+    finally:
+        os.close(above)
 
 
 def remove_tree(name: str, directory: int) -> None:

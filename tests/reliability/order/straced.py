@@ -1,0 +1,23 @@
+"""The child whose system calls are written down: all scenarios, one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from tests.reliability.tracing.scenarios import SCENARIOS, file_system_of, mark, perform, prepare
+
+__all__ = ["main"]
+
+
+def main(what: str, base: str, *names: str) -> None:
+    for name in names:
+        scenario, place = SCENARIOS[name], Path(base) / name
+        if what == "prepare":
+            place.mkdir()
+            prepare(scenario, place)
+            continue
+        mark("scenario", name)
+        with file_system_of(scenario):
+            asyncio.run(perform(scenario, scenario.acts, place))
+        mark("scenario", "over")
