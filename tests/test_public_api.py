@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
@@ -48,10 +49,28 @@ def test_every_promised_name_is_importable_from_the_top() -> None:
 def test_the_top_level_exports_nothing_by_accident() -> None:
     public = {
         name
-        for name, value in vars(async_ckpt).items()
-        if not name.startswith("_") and not inspect.ismodule(value) and name != "annotations"
+        for name in dir(async_ckpt)
+        if not name.startswith("_")
+        and not inspect.ismodule(getattr(async_ckpt, name))
+        and name != "annotations"
     }
     assert public == set(async_ckpt.__all__) - {"__version__"}
+
+
+def test_what_type_checkers_are_told_is_what_is_imported() -> None:
+    tree = ast.parse(Path(async_ckpt.__file__).read_text("utf-8"))
+    told = {
+        alias.name: f"{node.module}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("async_ckpt.")
+        for alias in node.names
+    }
+    assert told == {name: f"async_ckpt.{module}" for name, module in async_ckpt._MODULE_OF.items()}
+
+
+def test_a_name_that_is_none_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="Sevar"):
+        async_ckpt.Sevar  # noqa: B018
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -16,6 +16,7 @@ An error is one line on standard error; ``--debug`` adds the traceback.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from typing import TYPE_CHECKING
@@ -42,11 +43,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Without the extra there is no parser; that has to end in a sentence, not in a traceback.
         from async_ckpt.cli import app  # noqa: PLC0415
 
-        return app.run(words)
+        code = app.run(words)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # `| head` has seen enough. What is left in the buffer would fail once more at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return outcome.Exit.DONE
     except BaseException as error:  # noqa: BLE001 - the one place that turns errors into words
         if debug:
             traceback.print_exception(error)
-        code, line = outcome.explain(error)
+        ended, line = outcome.explain(error)
         if line:
             print(f"async-ckpt: {line}", file=sys.stderr)
-        return code
+        return ended

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import sys
 from enum import IntEnum
 
 from async_ckpt import errors
@@ -42,7 +42,9 @@ def explain(error: BaseException) -> tuple[int, str]:
     match error:
         case SystemExit():
             return _of_system_exit(error)
-        case KeyboardInterrupt() | asyncio.CancelledError():
+        case KeyboardInterrupt():
+            return Exit.INTERRUPTED, "interrupted; what was saved so far is complete"
+        case _ if _is_cancellation(error):
             return Exit.INTERRUPTED, "interrupted; what was saved so far is complete"
         case Refused():
             return error.code, one_line(error)
@@ -60,6 +62,12 @@ def explain(error: BaseException) -> tuple[int, str]:
 def one_line(error: BaseException) -> str:
     """Return the message of ``error`` without line breaks; its type where there is no message."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    # Without asyncio nobody was cancelled, and it need not be imported to find that out.
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and isinstance(error, asyncio.CancelledError)
 
 
 def _top(error: ModuleNotFoundError) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import xxhash
 
@@ -14,7 +14,7 @@ from async_ckpt.storage.records import Manifest
 from async_ckpt.storage.store import Store
 from async_ckpt.system.threads import Worker
 
-__all__ = ["verify_files", "verify_headers"]
+__all__ = ["judge_files", "verify_files", "verify_headers"]
 
 _HEADER = -1
 
@@ -27,7 +27,33 @@ async def verify_files(store: Store, catalog: Catalog, worker: Worker, manifest:
 
     Cancellation: ends the reading half-way; no thread is left behind.
     """
-    await store.read_ranges(manifest.step, await worker.call(_stretches, catalog, manifest))
+    files = range(len(manifest.files))
+    await store.read_ranges(manifest.step, await worker.call(_stretches, catalog, manifest, files))
+
+
+async def judge_files(
+    store: Store, catalog: Catalog, worker: Worker, manifest: Manifest, progress: Callable[[int], None]
+) -> list[DamagedCheckpointError]:
+    """Read every file, whatever is wrong with the others, and say what is wrong with each that is damaged.
+
+    Args:
+        store: Where they lie.
+        catalog: Of that store.
+        worker: Plans off the loop.
+        manifest: Says what they should be.
+        progress: Told how many bytes were read since it was told last; called in threads.
+
+    Cancellation: ends the reading half-way; no thread is left behind.
+    """
+    found = []
+    for number, file in enumerate(manifest.files):
+        try:
+            await catalog.check_sizes(manifest.step, (file,))
+            stretches = await worker.call(_stretches, catalog, manifest, (number,), progress)
+            await store.read_ranges(manifest.step, stretches)
+        except DamagedCheckpointError as error:
+            found.append(error)
+    return found
 
 
 async def verify_headers(store: Store, catalog: Catalog, manifest: Manifest, files: Iterable[int]) -> None:
@@ -40,20 +66,33 @@ def _header(manifest: Manifest, file: int) -> Segment:
     return Segment(file, 0, manifest.files[file].header_bytes, _HEADER)
 
 
-def _stretches(catalog: Catalog, manifest: Manifest) -> list[Range]:
-    segments = [_header(manifest, file) for file in range(len(manifest.files))]
+def _stretches(
+    catalog: Catalog,
+    manifest: Manifest,
+    files: Collection[int],
+    progress: Callable[[int], None] | None = None,
+) -> list[Range]:
+    segments = [_header(manifest, file) for file in files]
     segments += [
         Segment(entry.file, entry.offset, entry.bytes, number)
         for number, entry in enumerate(manifest.tensors)
+        if entry.file in files
     ]
     segments.sort()
-    return [_Stretch(catalog, manifest, run) for run in runs(segments, alone=WHOLE)]
+    return [_Stretch(catalog, manifest, run, progress) for run in runs(segments, alone=WHOLE)]
 
 
 class _Stretch:
     """Segments side by side: takes their bytes in order and compares each segment as it ends."""
 
-    def __init__(self, catalog: Catalog, manifest: Manifest, run: list[Segment]) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        manifest: Manifest,
+        run: list[Segment],
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self._progress = progress
         self._catalog = catalog
         self._manifest = manifest
         self._segments: Iterator[Segment] = iter(run)
@@ -70,6 +109,8 @@ class _Stretch:
         return None
 
     def take(self, at: int, data: memoryview) -> None:  # noqa: ARG002 - the parts come in order
+        if self._progress is not None:
+            self._progress(len(data))
         while len(data):
             part, data = data[: self._left], data[self._left :]
             self._hash.update(part)

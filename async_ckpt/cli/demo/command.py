@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +58,8 @@ def demo(options: Annotated[Options, Parameter(name="*")] = Options()) -> int:
     Stop it with Ctrl-C, or kill it any way you like, and start it again: it goes on where the newest
     checkpoint is, and ends with the same bytes as a run that nobody disturbed.
     """
+    import asyncio  # noqa: PLC0415 - as light as the module promises to be
+
     # One thread adds up in the same order on any number of cores, and leaves the others to the writers.
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # noqa: PLC0415
 

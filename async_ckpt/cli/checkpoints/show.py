@@ -1,0 +1,115 @@
+"""``async-ckpt show``: what is in a checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from async_ckpt.cli.options import Json
+
+if TYPE_CHECKING:
+    from async_ckpt.storage.records import Manifest
+
+__all__ = ["show"]
+
+
+async def show(place: str, /, *, json: Json = False) -> None:
+    """Show the tensors of a checkpoint, with totals per group.
+
+    Parameters
+    ----------
+    place
+        DIR or DIR@STEP; the newest valid checkpoint without a step.
+    """
+    from async_ckpt.cli.output import print_json  # noqa: PLC0415
+    from async_ckpt.cli.place import Place  # noqa: PLC0415
+    from async_ckpt.cli.reading import Directory  # noqa: PLC0415
+
+    async with Directory(Place.parse(place)) as found:
+        manifest = await found.manifest()
+        report, reason = await found.catalog.report_or_reason(manifest.step)
+        checkpoint = found.catalog.checkpoint(found.catalog.entry_of(manifest), report)
+    record: dict[str, Any] = {
+        "step": checkpoint.step,
+        "path": checkpoint.path,
+        "created": checkpoint.created,
+        "bytes": checkpoint.bytes,
+        "metrics": checkpoint.metrics,
+        "metadata": checkpoint.metadata,
+        "votes": [] if report is None else report.votes,
+        "report": "damaged" if reason is not None else "missing" if report is None else "valid",
+        "report_expected": manifest.expects_report,
+        "groups": _groups(manifest),
+        "tensors": _tensors(manifest),
+    }
+    if json:
+        print_json(record)
+    else:
+        _print(record)
+
+
+def _tensors(manifest: Manifest) -> list[dict[str, Any]]:
+    return [
+        {
+            "path": entry.path,
+            "dtype": entry.dtype,
+            "shape": list(entry.shape),
+            "bytes": entry.bytes,
+            "digest": entry.digest,
+            "kind": entry.kind,
+            "file": manifest.files[entry.file].name,
+        }
+        for entry in manifest.tensors
+    ]
+
+
+def _groups(manifest: Manifest) -> list[dict[str, Any]]:
+    """Totals per top-level key, which is what the names of the files begin with."""
+    groups: dict[str, dict[str, Any]] = {}
+    for number, file in enumerate(manifest.files):
+        name = file.name.rsplit("-", 3)[0]
+        group = groups.setdefault(name, {"group": name, "files": 0, "tensors": 0, "bytes": 0})
+        group["files"] += 1
+        group["bytes"] += file.bytes
+        group["tensors"] += sum(entry.file == number for entry in manifest.tensors)
+    return list(groups.values())
+
+
+def _print(record: dict[str, Any]) -> None:
+    from async_ckpt.cli import words  # noqa: PLC0415
+    from async_ckpt.cli.output import Column, print_table, say  # noqa: PLC0415
+
+    say(f"step {record['step']} in {record['path']}, {words.size(record['bytes'])}", style="bold")
+    for name in ("metrics", "metadata"):
+        if record[name]:
+            shown = words.metrics(record[name]) if name == "metrics" else repr(record[name])
+            say(f"{name}: {shown}")
+    if record["votes"]:
+        say("votes: " + ", ".join(str(vote.get("listener")) for vote in record["votes"]))
+    if record["report"] == "damaged" or (record["report_expected"] and record["report"] == "missing"):
+        say(f"the report is {record['report']}: after_save is called again when the run is resumed")
+    print_table(
+        [
+            Column("tensor", fold=True),
+            Column("dtype"),
+            Column("shape"),
+            Column("size", "right"),
+            Column("digest", style="dim"),
+        ],
+        [
+            [
+                entry["path"],
+                entry["dtype"],
+                "x".join(map(str, entry["shape"])) or "scalar",
+                words.size(entry["bytes"]),
+                entry["digest"],
+            ]
+            for entry in record["tensors"]
+        ],
+    )
+    print_table(
+        [Column("group"), Column("files", "right"), Column("tensors", "right"), Column("size", "right")],
+        [
+            [group["group"], str(group["files"]), str(group["tensors"]), words.size(group["bytes"])]
+            for group in record["groups"]
+        ],
+    )
