@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 import cyclopts
 
+from async_ckpt.cli.checkpoints.diff import diff
 from async_ckpt.cli.checkpoints.ls import ls
+from async_ckpt.cli.checkpoints.pin import pin, unpin
+from async_ckpt.cli.checkpoints.prune import prune
 from async_ckpt.cli.checkpoints.show import show
 from async_ckpt.cli.checkpoints.verify import verify
 from async_ckpt.cli.demo.command import demo
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS", "run"]
 
-COMMANDS: tuple[Callable[..., object], ...] = (ls, show, verify, demo)
+COMMANDS: tuple[Callable[..., object], ...] = (ls, show, verify, diff, prune, pin, unpin, demo)
 """Plain functions or coroutine functions that return an exit code, or None for 0.
 
 The name and docstring of each are its name and help. A module named here imports what is heavy

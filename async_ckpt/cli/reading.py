@@ -124,13 +124,12 @@ class Directory:
             raise DamagedCheckpointError(message, path=str(where)) from reasons[0]
         raise NoCheckpointError(f"{where} holds no checkpoint", path=str(where))
 
-    async def manifest(self) -> Manifest:
-        """Read the manifest of the place's checkpoint, and check that its files are there.
+    async def manifest(self, step: int) -> Manifest:
+        """Read the manifest of a checkpoint, and check that its files are there.
 
         Raises:
             RestoreError: There is no such checkpoint, or it is damaged.
         """
-        step = await self.step()
         manifest = await self.catalog.manifest(step)
         await self.catalog.check_sizes(step, manifest.files)
         return manifest

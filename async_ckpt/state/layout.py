@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from async_ckpt.storage.names import shard_name
 from async_ckpt.storage.safetensors import encode_header
 
 from .dtypes import ITEMSIZE, PAGE, checked_nbytes
@@ -137,8 +138,7 @@ def plan(
         indices.sort(key=lambda index: -ITEMSIZE[specs[index].dtype])
         shards = _shards(indices, specs, max_shard_bytes)
         for number, shard in enumerate(shards, 1):
-            name = f"{group}-{number:05d}-of-{len(shards):05d}.safetensors"
-            file = _file(name, at, shard, specs, align)
+            file = _file(shard_name(group, number, len(shards)), at, shard, specs, align)
             files.append(file)
             for index, offset, _ in file.tensors:
                 offsets[index] = at + offset

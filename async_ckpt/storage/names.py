@@ -21,8 +21,10 @@ __all__ = [
     "TRASH",
     "check_file_name",
     "check_step",
+    "group_of",
     "is_file_name",
     "parse_step",
+    "shard_name",
     "step_after",
     "step_name",
 ]
@@ -40,8 +42,19 @@ LEASE = "lease-"
 
 _STEP = re.compile(r"step-([0-9]{8,19})", re.ASCII)
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", re.ASCII)
+_SHARD = re.compile(r".+-[0-9]{5,}-of-[0-9]{5,}\.safetensors", re.ASCII)
 _MAX_STEP = 10**19 - 1
 _WIDTH = 8
+
+
+def shard_name(group: str, number: int, of: int) -> str:
+    """Name a tensor file of a group, counted from 1."""
+    return f"{group}-{number:05d}-of-{of:05d}.safetensors"
+
+
+def group_of(name: str) -> str:
+    """The group of a tensor file, by its name; the whole of a name that :func:`shard_name` does not give."""
+    return name.rsplit("-", 3)[0] if _SHARD.fullmatch(name) else name
 
 
 def step_name(step: int) -> str:

@@ -25,7 +25,7 @@ async def show(place: str, /, *, json: Json = False) -> None:
     from async_ckpt.cli.reading import Directory  # noqa: PLC0415
 
     async with Directory(Place.parse(place)) as found:
-        manifest = await found.manifest()
+        manifest = await found.manifest(await found.step())
         report, reason = await found.catalog.report_or_reason(manifest.step)
         checkpoint = found.catalog.checkpoint(found.catalog.entry_of(manifest), report)
     record: dict[str, Any] = {
@@ -64,9 +64,11 @@ def _tensors(manifest: Manifest) -> list[dict[str, Any]]:
 
 def _groups(manifest: Manifest) -> list[dict[str, Any]]:
     """Totals per top-level key, which is what the names of the files begin with."""
+    from async_ckpt.storage.names import group_of  # noqa: PLC0415
+
     groups: dict[str, dict[str, Any]] = {}
     for number, file in enumerate(manifest.files):
-        name = file.name.rsplit("-", 3)[0]
+        name = group_of(file.name)
         group = groups.setdefault(name, {"group": name, "files": 0, "tensors": 0, "bytes": 0})
         group["files"] += 1
         group["bytes"] += file.bytes

@@ -1,0 +1,120 @@
+"""``async-ckpt prune``: delete what no policy keeps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from async_ckpt.cli.options import Flag, Json
+from async_ckpt.cli.outcome import Refused
+
+if TYPE_CHECKING:
+    from async_ckpt.cli.reading import Directory, Row
+    from async_ckpt.core.retention import Policy
+
+__all__ = ["prune"]
+
+
+async def prune(
+    directory: str,
+    /,
+    *,
+    keep_last: Annotated[int | None, Parameter(help="Keep the N newest.")] = None,
+    keep_best: Annotated[
+        tuple[str, ...],
+        Parameter(negative="", help="Keep the N best: N:METRIC, or N:METRIC:min if less is better."),
+    ] = (),
+    keep_every: Annotated[int | None, Parameter(help="Keep one for every N steps.")] = None,
+    dry_run: Flag = False,
+    json: Json = False,
+) -> None:
+    """Delete the checkpoints of DIR that none of the given rules keeps.
+
+    The newest, pinned ones, those being read and damaged ones always stay.
+
+    Parameters
+    ----------
+    directory
+        The directory of the run. No run may be writing to it.
+    dry_run
+        Say what would be deleted, and delete nothing.
+    """
+    from async_ckpt.cli.output import print_json  # noqa: PLC0415
+    from async_ckpt.cli.place import Place  # noqa: PLC0415
+    from async_ckpt.cli.reading import Directory  # noqa: PLC0415
+    from async_ckpt.saver import Saver  # noqa: PLC0415
+
+    policies = _policies(keep_last, keep_best, keep_every)
+    place = Place.parse(directory)
+    async with Directory(place) as found:
+        rows = await found.rows()
+        gone = await _surplus(found, rows, policies)
+    if not dry_run:
+        async with Saver(place.directory, keep=policies) as saver:
+            gone = await saver.prune()
+    record = _record(rows, gone, dry_run=dry_run)
+    if json:
+        print_json(record)
+    else:
+        _print(record)
+
+
+def _policies(last: int | None, best: tuple[str, ...], every: int | None) -> list[Policy]:
+    from async_ckpt.core.retention import EveryNSteps, LatestN  # noqa: PLC0415
+
+    found: list[Policy] = []
+    try:
+        if last is not None:
+            found.append(LatestN(last))
+        found += map(_best, best)
+        if every is not None:
+            found.append(EveryNSteps(every))
+    except ValueError as error:
+        raise Refused(str(error)) from error
+    if not found:
+        raise Refused("say what to keep: --keep-last N, --keep-best N:METRIC or --keep-every N")
+    return found
+
+
+def _best(text: str) -> Policy:
+    from async_ckpt.core.retention import BestN  # noqa: PLC0415
+
+    count, _, rest = text.partition(":")
+    metric, mode = rest, "max"
+    if rest.endswith((":min", ":max")):
+        metric, _, mode = rest.rpartition(":")
+    if not (count.isascii() and count.isdigit() and metric):
+        raise Refused(f"--keep-best takes N:METRIC or N:METRIC:min, not {text!r}")
+    return BestN(int(count), metric, "min" if mode == "min" else "max")
+
+
+async def _surplus(found: Directory, rows: list[Row], policies: list[Policy]) -> list[int]:
+    from async_ckpt.core.retention import Candidate, surplus  # noqa: PLC0415
+
+    candidates = [
+        Candidate(row.step, row.created or 0.0, dict(row.metrics or {})) for row in rows if row.valid
+    ]
+    return surplus(candidates, policies, protected=await found.store.pinned())
+
+
+def _record(rows: list[Row], gone: list[int], *, dry_run: bool) -> dict[str, Any]:
+    return {
+        "dry_run": dry_run,
+        "deleted": gone,
+        "kept": sorted(row.step for row in rows if row.step not in gone),
+        # Where others share a file, deleting one of its names frees nothing.
+        "freed_bytes": sum((row.bytes or 0) - (row.reused_bytes or 0) for row in rows if row.step in gone),
+    }
+
+
+def _print(record: dict[str, Any]) -> None:
+    from async_ckpt.cli import words  # noqa: PLC0415
+    from async_ckpt.cli.output import say  # noqa: PLC0415
+
+    verb = "would delete" if record["dry_run"] else "deleted"
+    for step in record["deleted"]:
+        say(f"{verb} step {step}", style="yellow")
+    kept = ", ".join(map(str, record["kept"])) or "none"
+    count = len(record["deleted"])
+    say(f"{verb} {count}, at least {words.size(record['freed_bytes'])}; kept: {kept}")
