@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from async_ckpt.system.frames import let_frames_go
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -60,11 +62,14 @@ class Skipped:
 
     Attributes:
         step: Its step.
-        reason: What is wrong with it.
+        reason: What is wrong with it; without a traceback, which would keep what was read of it in memory.
     """
 
     step: int
     reason: RestoreError
+
+    def __post_init__(self) -> None:
+        let_frames_go(self.reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from async_ckpt.runtime.lane import Inside
 from async_ckpt.saver import Restored, Saver, Skipped
 from async_ckpt.saver_hook import CheckpointSaverHook
 from async_ckpt.state.into import check_restorable
+from async_ckpt.system.frames import let_frames_go
 
 if TYPE_CHECKING:
     from async_ckpt.session.host import SessionHost
@@ -121,6 +122,7 @@ class Restoring:
         return True
 
     def _reject(self, hook: CheckpointSaverHook, step: int, error: RestoreError) -> None:
+        let_frames_go(error)
         self._rejected[hook][step] = error
         path = error.path or hook.saver.location
         self._host.emit(events.CheckpointRejected, step=step, path=path, reason=str(error))

@@ -6,6 +6,7 @@ What is spelled as we spell it can be cut without parsing it first, as no quote 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from msgspec import Struct
 
 from async_ckpt.storage.records import Manifest, TensorEntry
 
-__all__ = ["decode_in_pieces"]
+__all__ = ["decode_in_pieces", "may_exceed_64_bits"]
 
 _PIECE = 1 << 16
 """Bytes of tensors that are decoded in one call."""
@@ -22,6 +23,7 @@ _TENSORS = b',"tensors":['
 _NEXT = b'},{"path":'
 _REST = b'],"tree":'
 _NO_REST = b'],"tree":null,"listeners":{}}'
+_LONG_NUMBER = re.compile(rb"[\[:,]-?[0-9]{19}")
 
 
 class _Rest(Struct, forbid_unknown_fields=True):
@@ -29,6 +31,14 @@ class _Rest(Struct, forbid_unknown_fields=True):
 
     tree: Any
     listeners: dict[str, Any]
+
+
+def may_exceed_64_bits(body: bytes) -> bool:
+    """Say whether an integer in a record of our spelling may be one that a strict reader refuses.
+
+    The decoder reads integers of any length where a record takes any value.
+    """
+    return _LONG_NUMBER.search(body) is not None
 
 
 def decode_in_pieces(body: bytes) -> Manifest | None:
@@ -43,8 +53,10 @@ def decode_in_pieces(body: bytes) -> Manifest | None:
         return None
     try:
         # Were the cut anywhere but at the top level, these would not be balanced.
-        head = _exactly(body[:start] + _NO_REST, Manifest)
-        rest = _exactly(b"{" + body[end + 2 :], _Rest)
+        around = body[:start] + _NO_REST, b"{" + body[end + 2 :]
+        if any(map(may_exceed_64_bits, around)):
+            return None
+        head, rest = _exactly(around[0], Manifest), _exactly(around[1], _Rest)
         tensors: list[TensorEntry] = []
         while start < end:
             cut = body.find(_NEXT, min(start + _PIECE, end), end)

@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 
 from async_ckpt.errors import DamagedCheckpointError, FormatVersionError
 from async_ckpt.storage import strictjson
-from async_ckpt.storage.canonical import decode_in_pieces
+from async_ckpt.storage.canonical import decode_in_pieces, may_exceed_64_bits
 from async_ckpt.storage.coverage import check_manifest
 from async_ckpt.storage.records import VERSION, FileEntry, Manifest, Report, TensorEntry
 
@@ -137,7 +137,7 @@ def _open(data: bytes, kind: type[R], path: str | None, step: int | None) -> R:
         if record is None:
             _check_version(body, where, path, step)
             record = msgspec.json.decode(body, type=kind)
-            if msgspec.json.encode(record) != body:
+            if may_exceed_64_bits(body) or msgspec.json.encode(record) != body:
                 # Not our spelling, so equal keys may hide in it: msgspec keeps the last one.
                 strictjson.loads(body)
         if isinstance(record, Manifest):

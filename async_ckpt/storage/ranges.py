@@ -92,10 +92,15 @@ class Handout:
         """Raise the failure, if there was one.
 
         What had begun when the first one failed was read to its end, so it is always the failure of the
-        foremost range that is raised, whichever thread was faster.
+        foremost range that is raised, whichever thread was faster. It is raised once.
         """
         if self._failure is not None:
-            raise self._failure[1]
+            error, self._failure = self._failure[1], None
+            try:
+                raise error
+            finally:
+                # Its traceback holds this frame. A circle would keep the memory that was read into.
+                del error
 
     def _draw(self) -> int | None:
         with self._lock:

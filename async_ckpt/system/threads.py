@@ -40,7 +40,11 @@ class Outcome(Generic[T]):
         if isinstance(error, StopIteration | StopAsyncIteration):
             message = f"{type(error).__name__} raised by a plain function"
             raise RuntimeError(message) from error
-        raise error
+        try:
+            raise error
+        finally:
+            # Its traceback holds this frame: a circle, which would keep all that its frames hold.
+            del error, self
 
 
 def capture(fn: Callable[..., T], /, *args: Any) -> Outcome[T]:
