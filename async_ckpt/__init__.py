@@ -42,6 +42,7 @@ if typing.TYPE_CHECKING:
     from async_ckpt.saver import PendingSave as PendingSave
     from async_ckpt.saver import Restored as Restored
     from async_ckpt.saver import Saver as Saver
+    from async_ckpt.saver import watch_checkpoints as watch_checkpoints
     from async_ckpt.saver_hook import CheckpointSaverHook as CheckpointSaverHook
     from async_ckpt.session import MonitoredTrainingSession as MonitoredTrainingSession
 
@@ -71,7 +72,7 @@ _PLACES = {
         "StopAtStepHook",
     ),
     "listeners": ("CheckpointSaverListener", "Stop"),
-    "saver": ("Checkpoint", "Engine", "PendingSave", "Restored", "Saver"),
+    "saver": ("Checkpoint", "Engine", "PendingSave", "Restored", "Saver", "watch_checkpoints"),
     "saver_hook": ("CheckpointSaverHook",),
     "session": ("MonitoredTrainingSession",),
 }
@@ -113,6 +114,7 @@ __all__ = [
     "all_of",
     "any_of",
     "at_least",
+    "watch_checkpoints",
 ]
 
 _MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}

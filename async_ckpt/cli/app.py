@@ -14,6 +14,7 @@ from async_ckpt.cli.checkpoints.pin import pin, unpin
 from async_ckpt.cli.checkpoints.prune import prune
 from async_ckpt.cli.checkpoints.show import show
 from async_ckpt.cli.checkpoints.verify import verify
+from async_ckpt.cli.checkpoints.watch import watch
 from async_ckpt.cli.demo.command import demo
 from async_ckpt.cli.outcome import Exit, Refused, one_line
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS", "run"]
 
-COMMANDS: tuple[Callable[..., object], ...] = (ls, show, verify, diff, prune, pin, unpin, demo)
+COMMANDS: tuple[Callable[..., object], ...] = (ls, show, verify, diff, prune, pin, unpin, watch, demo)
 """Plain functions or coroutine functions that return an exit code, or None for 0.
 
 The name and docstring of each are its name and help. A module named here imports what is heavy

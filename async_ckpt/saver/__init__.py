@@ -6,9 +6,11 @@ from async_ckpt.saver.engine import Engine
 from async_ckpt.saver.pending import PendingSave
 from async_ckpt.saver.records import Checkpoint, Restored, SaveProgress, Skipped, VerifyResult
 from async_ckpt.saver.saver import Saver
+from async_ckpt.saver.watching import CheckpointWatch, watch_checkpoints
 
 __all__ = [
     "Checkpoint",
+    "CheckpointWatch",
     "Engine",
     "PendingSave",
     "Restored",
@@ -16,4 +18,5 @@ __all__ = [
     "Saver",
     "Skipped",
     "VerifyResult",
+    "watch_checkpoints",
 ]
