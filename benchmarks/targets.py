@@ -205,6 +205,7 @@ def _reading(results: Results) -> list[Target]:
             ("cold ÷ bare parallel read of the same files", 0.9, "cold_restore", "cold_read"),
             ("cold ÷ the same read with O_DIRECT", 0.9, "cold_restore", "cold_read_direct"),
             ("warm, digests included ÷ memory copy", 0.8, "warm_restore", "copy"),
+            ("warm, digests apart ÷ memory copy", 0.8, "warm_undigested", "copy"),
         )
     ]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import threading
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from async_ckpt.storage import posix
 from async_ckpt.storage.uncached import (
+    ALIGNMENT,
     O_DIRECT,
     CacheMap,
     Scratch,
@@ -26,6 +28,8 @@ from async_ckpt.storage.uncached import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from async_ckpt.storage.ranges import Handout, Range
     from async_ckpt.storage.reading import View
 
@@ -34,15 +38,9 @@ __all__ = ["READERS", "Gathering"]
 READERS = 8
 """Threads that read at the same time."""
 
-_REQUEST = 4 << 20
-"""Bytes that are asked for at once. With less, threads wait for each other and the interpreter more often
-than the processors' caches gain."""
-
-_STRIDE = 1 << 20
-"""Bytes of a detour, small enough that what was read is still in a cache when it is copied."""
-
-_SMALL = 1 << 17
-"""Bytes below which it takes as long one way as the other."""
+_REQUEST = 2 << 20
+"""Bytes that are asked for at once. With more, what is read leaves the processors' cache before it is
+copied; with less, threads wait for the interpreter more often than that gains."""
 
 _Row = npt.NDArray[np.uint8]
 
@@ -60,13 +58,53 @@ class Gathering:
         self.handout = handout
         self.past_cache = past_cache and O_DIRECT != 0
         self.cache = CacheMap()
-        self.scratch = Scratch(READERS, _REQUEST)
-        self.working = threading.Semaphore(_processors())
+        places = min(_processors(), READERS)
+        self.scratch = Scratch(READERS + places, _REQUEST)
+        self._desks: queue.SimpleQueue[_Desk] = queue.SimpleQueue()
+        for _ in range(places):
+            self._desks.put(_Desk(self.scratch))
+        self._first = threading.Semaphore(places)
+        self._more = threading.Event()
 
     def run(self, view: View) -> None:
         """Read what the handout gives to this thread."""
-        with contextlib.closing(_Thread(self, view)) as thread:
-            self.handout.run(thread.read)
+        if not self._first.acquire(blocking=False):
+            self._more.wait()
+        try:
+            with contextlib.closing(_Thread(self, view)) as thread:
+                self.handout.run(thread.read)
+        finally:
+            self._more.set()
+
+    def waits_for_device(self) -> None:
+        """Let the other threads in: as long as all is in memory, they would only take turns at the desks."""
+        self._more.set()
+
+    @contextlib.contextmanager
+    def desk(self) -> Iterator[_Desk]:
+        """Wait for a place to work on what has come."""
+        desk = self._desks.get()
+        try:
+            yield desk
+        finally:
+            self._desks.put(desk)
+
+
+class _Desk:
+    """A place to work at, of which there are no more than processors, and its memory.
+
+    What a few threads share stays in a cache, as what each had for itself would not.
+    """
+
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch = scratch
+        self._memory: _Row | None = None
+
+    @property
+    def memory(self) -> _Row:
+        if self._memory is None:
+            self._memory = self._scratch.part()
+        return self._memory
 
 
 def _processors() -> int:
@@ -113,15 +151,17 @@ class _Thread:
         memory = item.target()
         target = None if memory is None else np.frombuffer(memory, np.uint8)
         file = self._open(item)
-        for at in range(0, item.size, _REQUEST):
+        at = 0
+        while at < item.size:
             if self._shared.handout.stopped:
                 return
-            size = min(_REQUEST, item.size - at)
+            size = min(_REQUEST - (item.offset + at) % ALIGNMENT, item.size - at)
             data = self._from_device(file, item.offset + at, size)
             if data is None:
                 self._through_cache(file, item, at, size, target)
             else:
                 self._hand_over(item, at, data, target)
+            at += size
 
     @property
     def _own(self) -> _Row:
@@ -143,8 +183,9 @@ class _Thread:
     def _from_device(self, file: _File, offset: int, size: int) -> _Row | None:
         """Read past the page cache, unless it has the bytes already or that is refused."""
         shared, view = self._shared, self._view
-        if size < _SMALL or shared.cache.holds(file.name, file.fd, offset, file.bytes):
+        if shared.cache.holds(file.name, file.fd, offset, file.bytes):
             return None
+        shared.waits_for_device()
         if not shared.past_cache or view.refuses_direct:
             posix.will_need(file.fd, offset, size)
             return None
@@ -159,7 +200,7 @@ class _Thread:
                 return None
 
     def _hand_over(self, item: Range, at: int, data: _Row, target: _Row | None) -> None:
-        with self._shared.working:
+        with self._shared.desk():
             if target is not None:
                 row = target[at : at + len(data)]
                 np.copyto(row, data)
@@ -167,22 +208,21 @@ class _Thread:
             item.take(at, data.data)
 
     def _through_cache(self, file: _File, item: Range, at: int, size: int, target: _Row | None) -> None:
-        row = self._own[:size] if target is None else target[at : at + size]
         offset = item.offset + at
-        with self._shared.working:
-            if target is not None and is_slow_copy(offset, row):
-                self._detour(file, offset, row)
-            else:
+        with self._shared.desk() as desk:
+            if target is None:
+                row = desk.memory[:size]
                 self._fill(file, offset, row)
+            else:
+                row = target[at : at + size]
+                if is_slow_copy(offset, row):
+                    # To where the processor copies fast, and on from there.
+                    memory = far_from(offset, desk.memory)[:size]
+                    self._fill(file, offset, memory)
+                    np.copyto(row, memory)
+                else:
+                    self._fill(file, offset, row)
             item.take(at, row.data)
-
-    def _detour(self, file: _File, offset: int, row: _Row) -> None:
-        """Read to where the processor copies fast, and on from there."""
-        for start in range(0, len(row), _STRIDE):
-            part = row[start : start + _STRIDE]
-            memory = far_from(offset + start, self._own)[: len(part)]
-            self._fill(file, offset + start, memory)
-            np.copyto(part, memory)
 
     def _fill(self, file: _File, offset: int, row: _Row) -> None:
         done = 0

@@ -85,11 +85,18 @@ def test_growth_compares_the_last_fifth_of_the_saves_with_the_second() -> None:
 
 def test_a_restore_is_compared_with_what_the_machine_did_in_the_same_repeat() -> None:
     run = values(
-        "restore", cold_read=[2.0], cold_read_direct=[0.9], cold_restore=[1.0], warm_restore=[0.5], copy=[0.4]
+        "restore",
+        cold_read=[2.0],
+        cold_read_direct=[0.9],
+        cold_restore=[1.0],
+        warm_restore=[0.5],
+        warm_undigested=[0.32],
+        copy=[0.4],
     )
     assert found("restore in place, cold ÷ bare", run).values == pytest.approx([2.0])
     assert found("restore in place, cold ÷ the same read", run).values == pytest.approx([0.9])
-    assert found("restore in place, warm", run).values == pytest.approx([0.8])
+    assert found("restore in place, warm, digests included", run).values == pytest.approx([0.8])
+    assert found("restore in place, warm, digests apart", run).values == pytest.approx([1.25])
 
 
 def test_the_save_call_is_the_overlapping_one() -> None:

@@ -359,6 +359,86 @@ async def test_no_more_threads_work_on_what_came_than_there_are_processors(
     assert most == 1
 
 
+class Slow(Piece):
+    """Gives other threads the time to begin."""
+
+    def take(self, at: int, data: memoryview) -> None:
+        for _ in range(1000):
+            os.sched_yield()
+        super().take(at, data)
+
+
+async def test_what_is_in_memory_is_read_by_as_many_threads_as_there_are_processors(
+    store: LocalStore, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More would only take turns."""
+    await save(store, 1, content)
+    file_of(store).read_bytes()
+    monkeypatch.setattr(gathering, "_processors", lambda: 1)
+    ranges = [Slow(at, WHOLE, target=True) for at in range(0, 8 * WHOLE, WHOLE)]
+    async with store.lease(1):
+        await store.read_ranges(1, ranges)
+    assert all(piece.seen == content[piece.offset : piece.offset + piece.size] for piece in ranges)
+    assert len(set[int]().union(*(piece.threads for piece in ranges))) == 1
+
+
+async def test_threads_that_were_not_needed_end_with_those_that_failed(
+    store: LocalStore, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(Slow):
+        def take(self, at: int, data: memoryview) -> None:
+            super().take(at, data)
+            raise LookupError
+
+    await save(store, 1, content)
+    file_of(store).read_bytes()
+    monkeypatch.setattr(gathering, "_processors", lambda: 1)
+    ranges = [Failing(at, WHOLE, target=True) for at in range(0, 8 * WHOLE, WHOLE)]
+    async with asyncio.timeout(30), store.lease(1):
+        with pytest.raises(LookupError):
+            await store.read_ranges(1, ranges)
+    assert [len(piece.seen) for piece in ranges] == [WHOLE, *7 * [0]]
+
+
+@pytest.mark.parametrize("target", [True, False])
+async def test_a_few_cold_bytes_do_not_go_through_the_page_cache_either(
+    store: LocalStore, content: bytes, *, target: bool
+) -> None:
+    """Whoever waits for the device must not keep a processor from others."""
+    await save(store, 1, content)
+    forget(file_of(store))
+    piece = Piece(5_000, 77, target=target)
+    async with store.lease(1):
+        await store.read_ranges(1, [piece])
+    assert piece.seen == content[5_000:5_077]
+    fd = os.open(file_of(store), os.O_RDONLY)
+    try:
+        assert not resident(fd, 5_000, 77, 2)
+    finally:
+        os.close(fd)
+
+
+async def test_of_one_range_no_page_is_read_twice_from_the_device(
+    store: LocalStore, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await save(store, 1, content)
+    forget(file_of(store))
+    read: list[tuple[int, int]] = []
+    real = posix.preadv
+
+    def noted(fd: int, target: memoryview, offset: int) -> int:
+        read.append((offset, offset + len(target)))
+        return real(fd, target, offset)
+
+    monkeypatch.setattr(posix, "preadv", noted)
+    piece = Piece(5_000, 9 * WHOLE, target=True)
+    async with store.lease(1):
+        await store.read_ranges(1, [piece])
+    assert piece.seen == content[5_000 : 5_000 + 9 * WHOLE]
+    assert len(read) > 1
+    assert all(end == start for (_, end), (start, _) in pairwise(sorted(read)))
+
+
 @pytest.mark.parametrize("distance", [0, 1, 16, 63, 64, 2048, 4095])
 async def test_a_warm_range_is_read_by_way_of_elsewhere_only_where_the_processor_copies_slowly(
     store: LocalStore, content: bytes, monkeypatch: pytest.MonkeyPatch, distance: int
