@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 import cyclopts
 
 from async_ckpt.cli.checkpoints.diff import diff
+from async_ckpt.cli.checkpoints.export import export
+from async_ckpt.cli.checkpoints.import_ import import_
 from async_ckpt.cli.checkpoints.ls import ls
 from async_ckpt.cli.checkpoints.pin import pin, unpin
 from async_ckpt.cli.checkpoints.prune import prune
 from async_ckpt.cli.checkpoints.show import show
+from async_ckpt.cli.checkpoints.stats import stats
 from async_ckpt.cli.checkpoints.verify import verify
 from async_ckpt.cli.checkpoints.watch import watch
 from async_ckpt.cli.demo.command import demo
@@ -23,7 +26,20 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS", "run"]
 
-COMMANDS: tuple[Callable[..., object], ...] = (ls, show, verify, diff, prune, pin, unpin, watch, demo)
+COMMANDS: tuple[Callable[..., object], ...] = (
+    ls,
+    show,
+    verify,
+    diff,
+    prune,
+    pin,
+    unpin,
+    export,
+    import_,
+    watch,
+    stats,
+    demo,
+)
 """Plain functions or coroutine functions that return an exit code, or None for 0.
 
 The name and docstring of each are its name and help. A module named here imports what is heavy
@@ -60,7 +76,7 @@ def _build() -> cyclopts.App:
         help_format="plaintext",
     )
     for command in COMMANDS:
-        app.command(command)
+        app.command(command, name=command.__name__.rstrip("_"))
     return app
 
 

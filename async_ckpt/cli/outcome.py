@@ -9,7 +9,14 @@ from async_ckpt import errors
 
 __all__ = ["Exit", "Refused", "explain", "one_line"]
 
-EXTRAS = {"cyclopts": "cli", "rich": "cli", "sklearn": "demo", "threadpoolctl": "demo"}
+EXTRAS = {
+    "cyclopts": "cli",
+    "rich": "cli",
+    "matplotlib": "plot",
+    "torch": "torch",
+    "sklearn": "demo",
+    "threadpoolctl": "demo",
+}
 
 
 class Exit(IntEnum):
