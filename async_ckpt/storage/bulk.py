@@ -65,7 +65,7 @@ def write_file(
         file.end(name, data.nbytes)
         posix.fsync(fd)
     except BaseException:
-        _close_quietly(fd)
+        posix.close_quietly(fd)
         raise
     close(fd)
 
@@ -153,14 +153,6 @@ def _set_direct(fd: int, *, on: bool) -> bool:
             raise
         return False
     return on
-
-
-def _close_quietly(fd: int) -> None:
-    try:
-        os.close(fd)
-    except OSError:
-        # An earlier error is on its way, and it is the one that explains this one.
-        return
 
 
 def _find_fallocate() -> Callable[..., int] | None:

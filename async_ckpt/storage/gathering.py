@@ -120,12 +120,16 @@ class _File:
         self._past: int | None = None
         self.name = name
         self.fd = view.open_own(name)
-        self.bytes = os.fstat(self.fd).st_size
+        try:
+            self.bytes = os.fstat(self.fd).st_size
+        except OSError:
+            self.close()
+            raise
 
     def close(self) -> None:
-        os.close(self.fd)
+        posix.close_quietly(self.fd)
         if self._past is not None:
-            os.close(self._past)
+            posix.close_quietly(self._past)
 
     def past(self) -> int:
         """The same file, opened to be read past the page cache; raises ``OSError``."""

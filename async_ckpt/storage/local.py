@@ -329,7 +329,7 @@ def _take_hold(location: str) -> _Hold:
                 lock.close()
                 raise
         except BaseException:
-            os.close(root)
+            posix.close_quietly(root)
             raise
     return _Hold(root, lock)
 
@@ -341,4 +341,4 @@ def _let_go(attempts: list[Attempt], hold: _Hold | None) -> None:
         writing.discard(hold.root, attempt)
     hold.journal.close()
     hold.lock.close()
-    os.close(hold.root)
+    posix.close_quietly(hold.root)

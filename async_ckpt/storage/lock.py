@@ -41,7 +41,7 @@ class HeldFile:
         """Give the lock back. May be called twice."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            os.close(fd)
+            posix.close_quietly(fd)
 
 
 def _forget_in_child() -> None:
@@ -84,10 +84,10 @@ def take_lock(root: int, location: str) -> HeldFile:
                 posix.write_all(fd, memoryview(_describe_owner()))
                 return HeldFile(fd, LOCK)
         except BaseException:
-            os.close(fd)
+            posix.close_quietly(fd)
             raise
         # Somebody removed the file between our open and our lock: what we locked is nobody's.
-        os.close(fd)
+        posix.close_quietly(fd)
 
 
 def _lock_or_tell(fd: int, location: str) -> None:

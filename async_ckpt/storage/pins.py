@@ -99,14 +99,14 @@ def take_lease(root: int, step: int) -> HeldFile | None:
                     fcntl.flock(fd, fcntl.LOCK_SH)
                     swept = os.fstat(fd).st_nlink == 0
                 except BaseException:
-                    os.close(fd)
+                    posix.close_quietly(fd)
                     with contextlib.suppress(OSError):
                         os.unlink(name, dir_fd=directory)
                     raise
                 if not swept:
                     return HeldFile(fd, name)
                 # Somebody took it for a dead reader's between our open and our lock.
-                os.close(fd)
+                posix.close_quietly(fd)
     except OSError as error:
         if error.errno in _NO_LEASE:
             return None
@@ -133,7 +133,7 @@ def _sweep(name: str, directory: int) -> bool:
             os.unlink(name, dir_fd=directory)
         return True
     finally:
-        os.close(fd)
+        posix.close_quietly(fd)
 
 
 def _steps(directory: int, prefix: str) -> dict[int, list[str]]:
@@ -151,7 +151,7 @@ def _directory(root: int) -> Iterator[int]:
     try:
         yield fd
     finally:
-        os.close(fd)
+        posix.close_quietly(fd)
 
 
 @contextlib.contextmanager

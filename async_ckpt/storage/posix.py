@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "cause_of",
+    "close_quietly",
     "exchange",
     "fsync",
     "link",
@@ -111,10 +112,25 @@ def open_file(name: str, directory: int, flags: int = os.O_RDONLY) -> int:
     """
     flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     fd = os.open(name, flags, 0o666, dir_fd=directory)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError:
+        close_quietly(fd)
+        raise
+    if not stat.S_ISREG(mode):
+        close_quietly(fd)
         raise OSError(errno.ENXIO, "not a plain file", name)
     return fd
+
+
+def close_quietly(fd: int) -> None:
+    """Close what was only read from, or what failed already.
+
+    The descriptor is gone even when ``close`` complains, and a complaint here would hide what was achieved,
+    or the error that explains it. Where a file was written it is an error of the write, and counts.
+    """
+    with contextlib.suppress(OSError):
+        os.close(fd)
 
 
 def make_directories(path: str) -> None:
@@ -144,7 +160,7 @@ def _make_name_durable(path: str) -> None:
     try:
         fsync(above)
     finally:
-        os.close(above)
+        close_quietly(above)
 
 
 def remove_tree(name: str, directory: int) -> None:
@@ -165,7 +181,7 @@ def remove_tree(name: str, directory: int) -> None:
             else:
                 os.unlink(child, dir_fd=fd)
     finally:
-        os.close(fd)
+        close_quietly(fd)
     os.rmdir(name, dir_fd=directory)
 
 

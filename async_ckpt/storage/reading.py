@@ -33,7 +33,7 @@ def open_root(location: str) -> Iterator[int]:
     try:
         yield fd
     finally:
-        os.close(fd)
+        posix.close_quietly(fd)
 
 
 def no_checkpoint(location: str, step: int) -> NoCheckpointError:
@@ -81,7 +81,7 @@ class View:
     def close(self) -> None:
         """Close everything."""
         for fd in (*self._files.values(), self.fd):
-            os.close(fd)
+            posix.close_quietly(fd)
         self._files.clear()
 
     def size(self, name: str) -> int:
@@ -121,7 +121,7 @@ class View:
             try:
                 return mapped_file(fd, os.fstat(fd).st_size).data
             finally:
-                os.close(fd)
+                posix.close_quietly(fd)
 
     def open_own(self, name: str, flags: int = os.O_RDONLY) -> int:
         """Open a file for the caller alone; raises ``OSError``."""

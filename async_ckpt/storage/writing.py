@@ -69,7 +69,7 @@ class Attempt:
         """Close the directory. May be called twice."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            os.close(fd)
+            posix.close_quietly(fd)
 
 
 @contextlib.contextmanager
@@ -110,7 +110,7 @@ def link(root: int, attempt: Attempt, step: int, name: str, nbytes: int) -> bool
         # Another file system, too many links, no such file: whatever it is, the bytes can still be written.
         return False
     finally:
-        os.close(source)
+        posix.close_quietly(source)
     with save_errors(f"{attempt.path}/{name}", attempt.step):
         try:
             fd = posix.open_file(name, attempt.fd)
@@ -125,7 +125,7 @@ def link(root: int, attempt: Attempt, step: int, name: str, nbytes: int) -> bool
                 posix.fsync(fd)
                 return True
         finally:
-            os.close(fd)
+            posix.close_quietly(fd)
         os.unlink(name, dir_fd=attempt.fd)
     return False
 

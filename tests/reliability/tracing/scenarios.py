@@ -21,8 +21,11 @@ from async_ckpt.storage import posix
 
 __all__ = [
     "CALM",
+    "HOT",
     "MARK",
     "SCENARIOS",
+    "SCRIPTS",
+    "SHORT",
     "Act",
     "Scenario",
     "act",
@@ -35,7 +38,8 @@ __all__ = [
 ]
 
 MARK = "/async-ckpt-mark/"
-CALM = "calm"
+CALM, HOT = "calm", "hot"
+"""From the one mark to the other nothing is counted and nothing is hit."""
 LARGE = (1 << 20) // 8 + 600
 """Values of an array that goes past the page cache, with a tail that cannot."""
 
@@ -121,6 +125,34 @@ SCENARIOS = {
 }
 
 
+SHORT = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("short-fresh", act("save 1"), below="new/runs"),
+        Scenario("short-prune", act("save 2, close"), act("save 1"), {"max_to_keep": 1}),
+        Scenario("short-overwrite", act("calm, open, hot, save 2"), act("save 1, save 2"), ALL),
+        Scenario(
+            "short-stand-in", act("calm, open, hot, save 2"), act("save 1, save 2"), ALL, exchanges=False
+        ),
+        Scenario("short-report", act("calm, open, report 1, hot, report 1"), act("save 1"), ALL),
+        Scenario("short-pins", act("calm, open, hot, pin 1, unpin 1, delete 1"), act("save 1, save 2"), ALL),
+        Scenario("short-resume", act("restore, open"), act("save 1, save 2"), ALL, left=LEFT),
+        Scenario("short-abandon", act("pin 2, calm, open, hot, abandon 1"), act("save 1, save 2"), ALL),
+        Scenario("short-cancel", act("calm, open, hot, cancel 2"), act("save 1"), ALL),
+        Scenario("short-large", act("calm, open, hot, save 2, restore"), act("save 1"), ALL, shape="large"),
+        Scenario(
+            "short-reuse",
+            act("calm, save 1, hot, save 2"),
+            options={"max_to_keep": 1, "reuse_unchanged": True},
+            shape="frozen",
+        ),
+    )
+}
+"""The same paths, each once, for what takes many runs; every one ends with an open saver or a closed one."""
+
+SCRIPTS = SCENARIOS | SHORT
+
+
 def state_of(shape: str, code: int) -> dict[str, Any]:
     """Give the state that is saved under a code."""
     state: dict[str, Any] = {"model": {"w": np.full(16, float(code))}, "note": str(code)}
@@ -183,6 +215,7 @@ class Actor:
         found = []
         for checkpoint in await saver.checkpoints():
             restored = await saver.restore(checkpoint.step)
+            assert (await saver.verify(checkpoint.step)).report_error is None
             found.append(f"{checkpoint.step}={read_code(self.scenario.shape, restored.state)}")
         return "+".join(found)
 
@@ -218,8 +251,8 @@ async def perform(scenario: Scenario, acts: tuple[Act, ...], base: Path) -> None
     """
     actor = Actor(scenario, base)
     for what in acts:
-        if what.kind == CALM:
-            mark(CALM)
+        if what.kind in {CALM, HOT}:
+            mark(what.kind)
             continue
         found: object = None
         mark("begin", what.kind, what.step, what.code)
@@ -228,7 +261,7 @@ async def perform(scenario: Scenario, acts: tuple[Act, ...], base: Path) -> None
         except CheckpointError as error:
             verdict = getattr(error, "outcome", type(error).__name__)
         except Exception as error:
-            verdict = f"ALIEN-{error!r}"
+            verdict = f"ALIEN-{error!r}".replace("/", "|")
         else:
             verdict = "ok"
         mark(what.kind, what.step, what.code, verdict, "" if found is None else found)
