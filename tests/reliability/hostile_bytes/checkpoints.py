@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from async_ckpt.saver import Saver
+from tests.reliability.inline import run_inline
 
-__all__ = ["KINDS", "NEW", "OLD", "InlineLoop", "Made", "make", "run_inline"]
-
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
+__all__ = ["KINDS", "NEW", "OLD", "Made", "make"]
 
 OLD, NEW = 7, 12
 
@@ -34,23 +31,6 @@ class Made:
 
     def files(self) -> list[Path]:
         return sorted(self.newest.iterdir())
-
-
-class InlineLoop(asyncio.SelectorEventLoop):
-    """A loop whose threads are calls: the same code runs, a hundred thousand times a minute."""
-
-    def run_in_executor(self, executor: Any, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
-        future: asyncio.Future[T] = self.create_future()
-        try:
-            future.set_result(func(*args))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
-def run_inline(coroutine: Coroutine[Any, Any, T]) -> T:
-    with asyncio.Runner(loop_factory=InlineLoop) as runner:
-        return runner.run(coroutine)
 
 
 def grouped(step: int) -> dict[str, Any]:

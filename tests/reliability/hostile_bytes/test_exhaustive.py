@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,9 +11,10 @@ import pytest
 
 from async_ckpt.saver import Saver
 from async_ckpt.storage.memory import MemoryStore
+from tests.reliability.inline import run_inline
 from tests.reliability.tier import SEED, counting, pick
 
-from .checkpoints import KINDS, InlineLoop, Made, make
+from .checkpoints import KINDS, Made, make
 from .damaging import Damage, Disk, Judge, Memory, judge_all, quietly
 from .watching import Watch, watched
 
@@ -71,8 +71,7 @@ def run(
             return watch
 
         try:
-            with asyncio.Runner(loop_factory=InlineLoop) as runner:
-                watch = runner.run(go())
+            watch = run_inline(go())
         finally:
             if isinstance(place, Disk):
                 place.close()
