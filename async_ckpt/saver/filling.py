@@ -7,7 +7,6 @@ lie side by side are read together and copied out after their digests were found
 from __future__ import annotations
 
 import threading
-from itertools import pairwise
 
 import numpy as np
 import xxhash
@@ -20,7 +19,6 @@ from async_ckpt.state.arrays import Bytes
 from async_ckpt.storage.ranges import WHOLE, Range
 from async_ckpt.storage.records import Manifest
 from async_ckpt.storage.store import Store
-from async_ckpt.storage.uncached import ALIGNMENT
 from async_ckpt.system.threads import Worker
 
 __all__ = ["LARGE", "fill"]
@@ -108,7 +106,7 @@ class _Filling:
                 ranges.append(_Small(self, run))
             else:
                 tensor = _Large(self, run[0])
-                ranges += tensor.pieces()
+                ranges += [_Piece(tensor, start) for start in range(0, run[0].bytes, PIECE)]
         return ranges
 
     def memory(self, number: int) -> Bytes:
@@ -179,12 +177,6 @@ class _Large:
         self._digesting = False
         self._lock = threading.Lock()
 
-    def pieces(self) -> list[_Piece]:
-        """Cut it where pages of the file end, so that no page is read twice."""
-        first = PIECE - self.offset % ALIGNMENT
-        cuts = [0, *range(first, self.bytes, PIECE), self.bytes]
-        return [_Piece(self, start, end - start) for start, end in pairwise(cuts)]
-
     def arrived(self, at: int, data: memoryview) -> None:
         """Take a part, and digest what can be digested now, unless somebody is at it already."""
         with self._lock:
@@ -208,12 +200,12 @@ class _Large:
 class _Piece:
     """A part of a large tensor."""
 
-    def __init__(self, tensor: _Large, start: int, size: int) -> None:
+    def __init__(self, tensor: _Large, start: int) -> None:
         self._tensor = tensor
         self._start = start
         self.name = tensor.name
         self.offset = tensor.offset + start
-        self.size = size
+        self.size = min(PIECE, tensor.bytes - start)
 
     def target(self) -> memoryview:
         self._tensor.filling.touch(self._tensor.number)

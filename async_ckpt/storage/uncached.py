@@ -16,21 +16,12 @@ import numpy.typing as npt
 from async_ckpt.storage import posix
 from async_ckpt.system.pages import fresh_pages, resident
 
-__all__ = [
-    "ALIGNMENT",
-    "O_DIRECT",
-    "CacheMap",
-    "Scratch",
-    "far_from",
-    "is_refusal",
-    "is_slow_copy",
-    "read_aligned",
-]
+__all__ = ["O_DIRECT", "CacheMap", "Scratch", "far_from", "is_refusal", "is_slow_copy", "read_aligned"]
 
 O_DIRECT: int = getattr(os, "O_DIRECT", 0)
 """The flag of ``open``; 0 where there is none."""
 
-ALIGNMENT = 4096
+_ALIGNMENT = 4096
 _TOO_NEAR = 64
 _STRETCH = 32 << 20
 _SAMPLES = 16
@@ -57,7 +48,7 @@ class Scratch:
 
     def __init__(self, parts: int, nbytes: int) -> None:
         # A read starts and ends within a page.
-        self._each = -(-nbytes // ALIGNMENT) * ALIGNMENT + ALIGNMENT
+        self._each = -(-nbytes // _ALIGNMENT) * _ALIGNMENT + _ALIGNMENT
         self._parts = parts
         self._next = 0
         self._row: _Row | None = None
@@ -88,9 +79,9 @@ def read_aligned(fd: int, offset: int, size: int, memory: _Row) -> _Row | None:
     Raises:
         OSError: As usual, and what :func:`is_refusal` recognises.
     """
-    before = offset % ALIGNMENT
+    before = offset % _ALIGNMENT
     start, need = offset - before, before + size
-    row = memory[: -(-need // ALIGNMENT) * ALIGNMENT]
+    row = memory[: -(-need // _ALIGNMENT) * _ALIGNMENT]
     done = 0
     while done < need:
         count = posix.preadv(fd, row[done:].data, start + done)
@@ -106,12 +97,12 @@ def is_slow_copy(offset: int, row: _Row) -> bool:
     A processor's string copy runs into itself when the destination lies a few bytes behind the source,
     counted within a page. An array of numpy's of some size always starts 16 bytes into one.
     """
-    return 0 < (int(row.ctypes.data) - offset) % ALIGNMENT < _TOO_NEAR
+    return 0 < (int(row.ctypes.data) - offset) % _ALIGNMENT < _TOO_NEAR
 
 
 def far_from(offset: int, memory: _Row) -> _Row:
     """Give the part of page-aligned memory from where bytes at ``offset`` are copied to and from fast."""
-    return memory[(offset + ALIGNMENT // 2) % ALIGNMENT :]
+    return memory[(offset + _ALIGNMENT // 2) % _ALIGNMENT :]
 
 
 class CacheMap:

@@ -161,19 +161,6 @@ async def test_several_threads_read_one_tensor(tmp_path: Path, seam: Seam) -> No
     assert len(met) == 2
 
 
-async def test_no_page_of_a_tensor_comes_twice_from_the_device(tmp_path: Path, seam: Seam) -> None:
-    await save(tmp_path, large())
-    _, start, length = place_of(tmp_path, "model/big")
-    assert start % PAGE, "or it says nothing"
-    cold(tmp_path)
-    async with Saver(tmp_path) as saver:
-        restored = await saver.restore(only="model/big")
-    assert np.array_equal(restored.state["model"]["big"], large()["model"]["big"])
-    pages = -(-(start + length) // PAGE) - start // PAGE
-    assert len(seam.data()) > 2
-    assert sum(size for _, _, size in seam.data()) == pages * PAGE
-
-
 @pytest.mark.parametrize("only", ["model/**", ["model/**"], iter(["model/*", "model/z"])])
 async def test_only_reads_just_those_files(tmp_path: Path, seam: Seam, only: Any) -> None:
     await save(tmp_path, large())

@@ -418,27 +418,6 @@ async def test_a_few_cold_bytes_do_not_go_through_the_page_cache_either(
         os.close(fd)
 
 
-async def test_of_one_range_no_page_is_read_twice_from_the_device(
-    store: LocalStore, content: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await save(store, 1, content)
-    forget(file_of(store))
-    read: list[tuple[int, int]] = []
-    real = posix.preadv
-
-    def noted(fd: int, target: memoryview, offset: int) -> int:
-        read.append((offset, offset + len(target)))
-        return real(fd, target, offset)
-
-    monkeypatch.setattr(posix, "preadv", noted)
-    piece = Piece(5_000, 9 * WHOLE, target=True)
-    async with store.lease(1):
-        await store.read_ranges(1, [piece])
-    assert piece.seen == content[5_000 : 5_000 + 9 * WHOLE]
-    assert len(read) > 1
-    assert all(end == start for (_, end), (start, _) in pairwise(sorted(read)))
-
-
 @pytest.mark.parametrize("distance", [0, 1, 16, 63, 64, 2048, 4095])
 async def test_a_warm_range_is_read_by_way_of_elsewhere_only_where_the_processor_copies_slowly(
     store: LocalStore, content: bytes, monkeypatch: pytest.MonkeyPatch, distance: int
