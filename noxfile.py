@@ -105,6 +105,13 @@ def examples(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "-q", "tests/examples", *session.posargs)
 
 
+@nox.session(python=PYTHONS[0])
+def reliability(session: nox.Session) -> None:
+    """Run the tiers of tests/reliability and write docs/reliability.md; arguments are handed on."""
+    install_groups(session, "tests")
+    session.run("python", "-m", "tests.reliability", *session.posargs)
+
+
 # pip, so that its find-links can bring a CPU torch
 @nox.session(python=PYTHONS[0], venv_backend="virtualenv")
 def bench(session: nox.Session) -> None:
