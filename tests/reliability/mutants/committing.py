@@ -111,17 +111,17 @@ COMMITTING = [
         "no fsync of a pin",
         "the name of a pin is on the disk before the checkpoint counts as pinned",
         "storage/pins.py",
-        "            os.close(posix.open_new(PIN + step_name(step), directory))\n        posix.fsync(directory)\n",
-        "            os.close(posix.open_new(PIN + step_name(step), directory))\n",
+        "step_name(step), directory))\n        posix.fsync(directory)\n",
+        "step_name(step), directory))\n",
         (ORDER,),
     ),
     Mutant(
         "rename before the directory is synced",
         "the names of the files are on the disk before the rename, not after it",
         "storage/writing.py",
-        '    attempt.placed = True\n    with save_errors(path, attempt.step, "unknown"):\n        posix.fsync(root)\n',
-        '    attempt.placed = True\n    with save_errors(path, attempt.step, "unknown"):\n        posix.fsync(root)\n'
-        "        posix.fsync(attempt.fd)\n",
+        "    with save_errors(attempt.path, attempt.step):\n        posix.fsync(attempt.fd)\n    try:\n"
+        "        old = _place(root, attempt.temp, final)\n",
+        "    try:\n        old = _place(root, attempt.temp, final)\n        posix.fsync(attempt.fd)\n",
         (ORDER,),
     ),
     Mutant(

@@ -60,8 +60,8 @@ class Mutant:
         found = source.count(self.old)
         if found != 1:
             raise StaleMutantError(
-                f"mutant {self.name!r} is stale: what it replaces in async_ckpt/{self.file} is there {found} "
-                f"times; write it anew in tests/reliability/mutants/ after the change of that file:\n{self.old}"
+                f"mutant {self.name!r} is stale: what it replaces in async_ckpt/{self.file} is there "
+                f"{found} times; give it the text that is there now:\n{self.old}"
             )
         return source.replace(self.old, self.new)
 

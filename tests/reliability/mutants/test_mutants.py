@@ -36,7 +36,7 @@ def test_a_mutant_of_a_source_that_has_changed_says_so() -> None:
     mutant = Mutant("m", "nothing", "a.py", "old", "new", ())
     assert mutant.applied("an old line") == "an new line"
     for source in ("a line", "old, old"):
-        with pytest.raises(StaleMutantError, match="'m' is stale.* times"):
+        with pytest.raises(StaleMutantError, match=r"'m' is stale.* times"):
             mutant.applied(source)
 
 
