@@ -10,6 +10,7 @@ observers that name them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "SaveFailed",
     "SaveProgress",
     "SaveRequested",
+    "SaveSettled",
     "SaveSkipped",
     "SaveStaged",
     "SaveUnknown",
@@ -238,6 +240,19 @@ class SaveWritten(Detail):
     directory: str
     step: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveSettled(Detail):
+    """A durable save is over: every ``after_save`` returned, its report is written, retention has run.
+
+    ``seconds`` counts from the request; ``metrics`` are those of the checkpoint with the reported ones.
+    """
+
+    directory: str
+    step: int
+    seconds: float
+    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

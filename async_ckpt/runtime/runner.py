@@ -245,9 +245,20 @@ class SaveRunner:
             # Cut short by the grace period, `after_save` is owed to the next life: no report says so.
             if not self._host.expired:
                 await self._settle(attempt, step)
+                self._tell_settled(attempt, step)
             attempt.from_disk = None
             if attempt.pending is not None:
                 attempt.pending.release()
+
+    def _tell_settled(self, attempt: Attempt, step: int) -> None:
+        if self._host.wants(events.SaveSettled) and attempt.checkpoint is not None:
+            self._host.emit(
+                events.SaveSettled,
+                directory=self.directory,
+                step=step,
+                seconds=self._host.clock.monotonic() - attempt.began,
+                metrics=dict(attempt.checkpoint.metrics),
+            )
 
     async def _settle(self, attempt: Attempt, step: int) -> None:
         try:

@@ -31,7 +31,7 @@ async def test_two_lives_are_logged_whole_and_in_order(tmp_path: Path) -> None:
         hook = hook_on(tmp_path, state, blocking=True, max_to_keep=1)
         async with MonitoredTrainingSession(hooks=[hook]) as session:
             await train(session, state, 1)
-    save = ["SaveRequested", "SaveStaged", "SaveWritten", "SaveCommitted"]
+    save = ["SaveRequested", "SaveStaged", "SaveWritten", "SaveCommitted", "SaveSettled"]
     assert kinds(tmp_path) == [
         "SessionBegan", *save, "SessionEnded",
         "CheckpointRestored", "SessionBegan", *save, "SessionEnded",

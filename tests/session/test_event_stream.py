@@ -43,7 +43,7 @@ async def test_a_stream_gives_every_event_and_ends_with_the_session(tmp_path: Pa
     await reading
     assert names(seen) == [
         "SessionBegan", "StepTaken", "SaveRequested", "SaveStaged", "SaveWritten", "SaveCommitted",
-        "SessionEnded",
+        "SaveSettled", "SessionEnded",
     ]  # fmt: skip
     with pytest.raises(StopAsyncIteration):
         await anext(stream)
