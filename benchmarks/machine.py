@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.records import Machine
 
-__all__ = ["facts", "revision"]
+__all__ = ["facts", "revision", "version"]
 
 PACKAGES = (
     "async-ckpt",
@@ -34,7 +34,7 @@ def facts(directory: Path) -> Machine:
         kernel=f"{platform.system()} {platform.release()}",
         disk=_disk(directory),
         python=f"{platform.python_implementation()} {platform.python_version()}",
-        versions={name: found for name in PACKAGES if (found := _version(name)) is not None},
+        versions={name: found for name in PACKAGES if (found := version(name)) is not None},
     )
 
 
@@ -56,7 +56,8 @@ def _disk(directory: Path) -> str:
     return kind
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
+    """Say which version of a distribution is installed, or None."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -6,11 +6,15 @@ import contextlib
 import resource
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Coroutine, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["Watch", "watched"]
+from tests.reliability.inline import run_inline
+
+__all__ = ["Watch", "read_watched", "watched"]
+
+T = TypeVar("T")
 
 SECONDS = 5.0
 """An input takes milliseconds; this is for a machine that is busy with other things."""
@@ -21,6 +25,8 @@ _HARMLESS = {
     "_thread.start_new_thread",
     "_thread.start_joinable_thread",
     "builtins.id",
+    "ctypes.addressof",
+    "ctypes.create_string_buffer",
     "fcntl.flock",
     "mmap.__new__",
     "object.__getattr__",
@@ -52,7 +58,9 @@ class Watch:
             or (event in _ALLOWED and _ALLOWED[event](self._place, args))
         ):
             return
-        self._found.append(f"{event}{args!r}"[:300])
+        what = f"{event}{args!r}"[:300]
+        if what not in self._found:
+            self._found.append(what)
 
     def begin(self) -> None:
         """Before each input."""
@@ -93,6 +101,20 @@ def watched(directory: Path) -> Generator[Watch]:
         yield watch
     finally:
         watch.stop()
+
+
+def read_watched(directory: Path, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Read twice: what is imported and resolved once, the first time; then under the eyes of a watch."""
+
+    async def twice() -> T:
+        await read()
+        with watched(directory) as watch:
+            watch.begin()
+            found = await read()
+            watch.end("reading")
+        return found
+
+    return run_inline(twice())
 
 
 _installed: list[bool] = []
