@@ -1,0 +1,100 @@
+"""Safeguards against calls that fail, writers that died and writers that live."""
+
+from __future__ import annotations
+
+from tests.reliability.mutants.mutant import Killer, Mutant
+
+__all__ = ["FAILING"]
+
+FSYNC_FAILS = Killer("order/test_order.py", "first")
+LOCKS = Killer("writers/test_locks.py")
+SWAPPING = Killer("writers/test_swapping.py")
+
+
+def errno(script: str, kind: str) -> Killer:
+    """One script of the tier errno: each of its calls fails in a few ways, one of them ``kind``."""
+    return Killer("errno/test_errno.py", f"{script} and {kind}", "ci")
+
+
+FAILING = [
+    Mutant(
+        "fsync is tried again",
+        "after a failed fsync the file is dead, whatever a second fsync says",
+        "storage/posix.py",
+        "    os.fsync(fd)\n",
+        "    try:\n        os.fsync(fd)\n    except OSError:\n        os.fsync(fd)\n",
+        (FSYNC_FAILS,),
+    ),
+    Mutant(
+        "a short write of a small file counts as whole",
+        "short writes are continued",
+        "storage/small.py",
+        "            rest = rest[count:]\n",
+        "            rest = rest[len(rest) :]\n",
+        (errno("short-fresh", "short"),),
+    ),
+    Mutant(
+        "a short write of a large file counts as whole",
+        "short writes are continued",
+        "storage/bulk.py",
+        "        self.done += count\n",
+        "        self.done += len(data)\n",
+        (errno("short-large", "short"),),
+    ),
+    Mutant(
+        "unknown is called failed",
+        "an error after the rename is called unknown",
+        "storage/writing.py",
+        '    with save_errors(path, attempt.step, "unknown"):\n        posix.fsync(root)\n',
+        "    with save_errors(path, attempt.step):\n        posix.fsync(root)\n",
+        (errno("short-prune", "EIO"),),
+    ),
+    Mutant(
+        "a failed attempt stays",
+        "what a failed attempt takes is freed",
+        "saver/writing.py",
+        "                await self._store.discard(job.attempt)\n",
+        "                pass\n",
+        (errno("short-fresh", "EIO"),),
+    ),
+    Mutant(
+        "the stand-in is not put back",
+        "where names cannot be exchanged, the old checkpoint comes back when the new one cannot take its place",
+        "storage/writing.py",
+        "        posix.rename(aside, final, root)\n        raise\n",
+        "        raise\n",
+        (errno("short-stand-in", "EIO"),),
+    ),
+    Mutant(
+        "pins are not looked at",
+        "a pinned checkpoint is not deleted",
+        "storage/writing.py",
+        "        if not _exists(root, name) or step in pins.pinned(root):\n            return False\n",
+        "        if not _exists(root, name):\n            return False\n",
+        (Killer("order/test_order.py", "nothing"),),
+    ),
+    Mutant(
+        "the lock is not taken",
+        "one writer per directory",
+        "storage/lock.py",
+        "    if not try_lock(fd):\n        owner",
+        "    if try_lock(fd) is None:\n        owner",
+        (LOCKS,),
+    ),
+    Mutant(
+        "a link in a file's place is followed",
+        "no file of a checkpoint is reached through a link",
+        "storage/posix.py",
+        "    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC\n",
+        "    flags |= os.O_NONBLOCK | os.O_CLOEXEC\n",
+        (SWAPPING,),
+    ),
+    Mutant(
+        "a link in a checkpoint's place is followed",
+        "no checkpoint is reached through a link",
+        "storage/posix.py",
+        "    return os.open(name, _AT_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)\n",
+        "    return os.open(name, _AT_DIRECTORY, dir_fd=directory)\n",
+        (SWAPPING,),
+    ),
+]
