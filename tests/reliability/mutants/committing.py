@@ -7,6 +7,8 @@ from tests.reliability.mutants.mutant import Killer, Mutant
 __all__ = ["COMMITTING"]
 
 ORDER = Killer("order/test_order.py::test_the_order_of_every_path[nothing fails]")
+FAILS = Killer("order/test_order.py", "fail", "ci")
+"""The same paths, while a thread's first, second or third fsync fails."""
 
 COMMITTING = [
     Mutant(
@@ -57,7 +59,7 @@ COMMITTING = [
         "storage/writing.py",
         '    with save_errors(path, attempt.step, "unknown"):\n        posix.fsync(root)\n',
         "",
-        (ORDER,),
+        (FAILS,),
     ),
     Mutant(
         "no fsync of new ancestors",

@@ -181,7 +181,8 @@ class Disk:
         self._changed(op.other, op, placed=True)
 
     def _list(self, op: Operation) -> None:
-        if op.path == self.root:
+        # The first since the last mark: who deletes rubbish beside the act lists later ones, for itself.
+        if op.path == self.root and self._listed < 0:
             self._listed = op.end
 
     def _complete(self, path: str, op: Operation) -> None:
@@ -232,6 +233,7 @@ class Disk:
 
     def _mark(self, op: Operation) -> None:
         kind, step, _, verdict, *_ = [*op.path.split("/"), "", "", ""]
+        listed, self._listed = self._listed, -1
         if verdict != "ok":
             return
         name = f"step-{int(step):08d}"
@@ -254,7 +256,7 @@ class Disk:
         if kind == "save" and name not in self._placed:
             self._broken("a save is said to be done that no rename has placed", op)
         self._placed.discard(name)
-        if kind in {"list", "restore"} and self._root_synced < self._listed:
+        if kind in {"list", "restore"} and self._root_synced < listed:
             self._broken("checkpoints are listed whose names may not last", op)
         if kind == "close" and self.locked:
             self._broken("closed, and the lock is still held", op)

@@ -216,6 +216,11 @@ def test_what_began_before_the_other_was_over_was_not_after_it() -> None:
         assert rule in rules
 
 
+def test_who_deletes_rubbish_beside_a_listing_lists_for_itself() -> None:
+    assert not broken([LISTED, IN_ROOT, LISTED, SAID_LIST])
+    assert broken([LISTED, IN_ROOT, SAID_LIST, LISTED, SAID_LIST])
+
+
 def test_a_line_that_is_not_understood_is_an_error_and_not_overlooked() -> None:
     for line in ("fsync(3</d>) = 0", "4000 fsync(3</d>", "4000 something else"):
         with pytest.raises(ValueError, match="line 1 of the log is not understood"):
