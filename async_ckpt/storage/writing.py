@@ -52,6 +52,7 @@ class Attempt:
         last: The file that was finished last.
         failed: Whether a write failed; such an attempt never commits.
         placed: Whether the rename has happened; its directory is then no longer ours to remove.
+        aside: What the checkpoint is called that had to make way and could not be put back; empty if none.
     """
 
     def __init__(self, ident: str, step: int, location: str) -> None:
@@ -64,6 +65,7 @@ class Attempt:
         self.last = ""
         self.failed = False
         self.placed = False
+        self.aside = ""
 
     def close(self) -> None:
         """Close the directory. May be called twice."""
@@ -137,12 +139,15 @@ def commit(root: int, location: str, attempt: Attempt) -> bool:
     with save_errors(attempt.path, attempt.step):
         posix.fsync(attempt.fd)
     try:
-        old = _place(root, attempt.temp, final)
+        old = _place(root, attempt, final)
     except OSError as error:
         # The call may have failed after the fact; over a network it may even have been repeated.
         outcome: Literal["failed", "unknown"] = "failed"
         if _is_at(root, final, attempt.fd):
             attempt.placed = True
+            outcome = "unknown"
+        elif attempt.aside:
+            # The older one is whole, and out of sight until somebody puts it back.
             outcome = "unknown"
         with save_errors(path, attempt.step, outcome):
             raise error from None
@@ -156,22 +161,34 @@ def commit(root: int, location: str, attempt: Attempt) -> bool:
     return old is not None
 
 
-def _place(root: int, temp: str, final: str) -> str | None:
-    """Rename ``temp`` to ``final`` and return the name that an older one now has."""
+def _place(root: int, attempt: Attempt, final: str) -> str | None:
+    """Rename the attempt to ``final`` and return the name that an older one now has."""
     if not _exists(root, final):
-        posix.rename(temp, final, root)
+        posix.rename(attempt.temp, final, root)
         return None
-    if posix.exchange(temp, final, root):
-        return temp
+    if posix.exchange(attempt.temp, final, root):
+        return attempt.temp
     # For a moment there is neither; a writer that finds it so puts the old one back.
     aside = f"{REPLACED}{final}-{secrets.token_hex(8)}"
     posix.rename(final, aside, root)
+    attempt.aside = aside
     try:
-        posix.rename(temp, final, root)
+        posix.rename(attempt.temp, final, root)
     except OSError:
-        posix.rename(aside, final, root)
+        _put_back(root, attempt)
         raise
+    attempt.aside = ""
     return aside
+
+
+def _put_back(root: int, attempt: Attempt) -> None:
+    """Let the checkpoint that had to make way have its name again; if that fails, it is tried again later."""
+    final = step_name(attempt.step)
+    with contextlib.suppress(OSError):
+        if attempt.aside and not _is_taken(root, final):
+            posix.rename(attempt.aside, final, root)
+            attempt.aside = ""
+            posix.fsync(root)
 
 
 def _exists(root: int, name: str) -> bool:
@@ -194,6 +211,7 @@ def _is_at(root: int, name: str, fd: int) -> bool:
 def discard(root: int, attempt: Attempt) -> None:
     """Free what a failed attempt takes."""
     attempt.close()
+    _put_back(root, attempt)
     if not attempt.placed:
         _remove_quietly(attempt.temp, root)
 

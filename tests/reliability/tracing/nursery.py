@@ -120,15 +120,18 @@ def _join_threads() -> None:
             thread.join()
 
 
-def litter(scenario: Scenario, place: Path) -> list[str]:
-    """Names that should not be there any more once a writer has opened and closed the directory."""
+def litter(scenario: Scenario, place: Path, *, killed: bool = False) -> list[str]:
+    """Names that should not be there any more once a writer has opened and closed the directory.
+
+    What a kill cut short of a report stays in its checkpoint, and goes with it.
+    """
     root = place / "d" / scenario.below
     found = [
         f"{path.relative_to(root)}" for path in root.rglob("*") if path.name.startswith((".tmp-", ".trash-"))
     ]
     pins = root / ".pins"
     leases = [path.name for path in pins.iterdir() if path.name.startswith("lease-")] if pins.is_dir() else []
-    return found + leases
+    return [name for name in found if not (killed and "/.tmp-report.json-" in name)] + leases
 
 
 def say(answer: dict[str, Any]) -> None:

@@ -30,6 +30,9 @@ class Oracle:
     Attributes:
         wrong: What does not fit, in words.
         verdicts: How many acts came to what.
+        conditions: What is gone only if something else is there; known at the next look.
+        strict: Whether nothing but a kill may go wrong.
+        exchanges: Whether names can be exchanged.
     """
 
     keep: int | None
@@ -37,24 +40,26 @@ class Oracle:
     wrong: list[str] = field(default_factory=list)
     verdicts: dict[str, int] = field(default_factory=dict)
     _begun: tuple[str, int, int] | None = None
-    _conditions: list[_Condition] = field(default_factory=list)
+    conditions: list[_Condition] = field(default_factory=list)
     _pinned: set[int] = field(default_factory=set)
-    _strict: bool = False
+    strict: bool = False
+    exchanges: bool = True
+    _calm: bool = False
 
     @classmethod
     def of(cls, scenario: Scenario, *, strict: bool) -> Oracle:
-        """Know what was there before; strict if nothing but a kill may go wrong."""
+        """Know what was there before."""
         may: dict[int, set[int | None]] = {}
         for what in scenario.before:
             may[what.step] = {what.code + 50}
         keep = scenario.options.get("max_to_keep", 5)
-        return cls(keep, may, _strict=strict)
+        return cls(keep, may, strict=strict, exchanges=scenario.exchanges)
 
     def hear(self, marks: Iterable[str]) -> None:
         """Judge the marks of one life."""
         for said in marks:
             if said in {CALM, HOT}:
-                self._strict = said == CALM
+                self._calm = said == CALM
                 continue
             if said.startswith("left/"):
                 self.wrong.append(f"after the close there is still: {said.removeprefix('left/')}")
@@ -74,7 +79,7 @@ class Oracle:
         self._begun = None
         if kind == "save":
             self._may(step).add(code)
-            self._conditions.append(_Condition(step, code, self._surplus(step)))
+            self.conditions.append(_Condition(step, code, self._surplus(step)))
         elif kind == "delete":
             self._may(step).add(None)
         elif kind == "abandon":
@@ -85,10 +90,15 @@ class Oracle:
     def _judge(self, kind: str, step: int, code: int, verdict: str, found: str) -> None:
         name = f"{kind} {step}: {verdict}"
         self.verdicts[f"{kind} {verdict}"] = self.verdicts.get(f"{kind} {verdict}", 0) + 1
-        fine = verdict == "ok" or (kind == "cancel" and verdict == "cancelled")
+        fine = (
+            verdict == "ok"
+            or (kind == "cancel" and verdict == "cancelled")
+            or (kind == "restore" and verdict == "NoCheckpointError" and not self._sure())
+            or (kind == "delete" and verdict == "ProtocolError" and step in self._pinned)
+        )
         if verdict.startswith("ALIEN"):
             self.wrong.append(f"{name} is not an error of our tree")
-        elif self._strict and not fine:
+        elif (self.strict or self._calm) and not fine:
             self.wrong.append(f"{name}, and nothing failed")
         if kind in {"save", "delete", "abandon", "pin", "unpin"}:
             getattr(self, f"_{kind}")(step, code, verdict)
@@ -100,7 +110,7 @@ class Oracle:
             at, _, was = found.partition("=")
             if int(was) not in self._may(int(at)):
                 self.wrong.append(f"restored {found}, which cannot be there")
-            if self._strict and step < 0 and any(s > int(at) for s in self._sure()):
+            if (self.strict or self._calm) and step < 0 and any(s > int(at) for s in self._sure()):
                 self.wrong.append(f"restored {at}, and there is a newer one")
 
     # -- what acts do --------------------------------------------------------------------------------
@@ -111,8 +121,9 @@ class Oracle:
             for gone in self._surplus(step):
                 self._may(gone).add(None)
         elif verdict == "unknown":
-            # It is there now, and nothing was deleted on its strength.
-            self._may(step).add(code)
+            # It is there now, and nothing was deleted on its strength; where names cannot be exchanged, an
+            # older one of this step may be out of sight until the next writer comes.
+            self._may(step).update({code} if self.exchanges else {code, None})
 
     def _delete(self, step: int, code: int, verdict: str) -> None:
         if verdict == "ok":
@@ -137,11 +148,11 @@ class Oracle:
         self._pinned.discard(step)
 
     def _list(self, found: dict[int, int]) -> None:
-        for condition in reversed(self._conditions):
+        for condition in reversed(self.conditions):
             if found.get(condition.step) == condition.code:
                 for gone in condition.gone:
                     self._may(gone).add(None)
-        self._conditions.clear()
+        self.conditions.clear()
         for step in self.may.keys() | found.keys():
             is_there = found.get(step)
             if is_there not in self._may(step):
