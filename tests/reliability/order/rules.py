@@ -213,6 +213,14 @@ class Disk:
             was = self._was.get(path)
             if was and any(entry.directory == self.root and entry.name == was for entry in self._unsure):
                 self._broken(f"what was {was} is deleted before its new name is on the disk", op)
+        if self._is_left(op.path) and self._root_synced < 0:
+            self._broken("what a dead writer left is deleted before the names are on the disk", op)
+
+    def _is_left(self, path: str) -> bool:
+        """Whether something lies in rubbish that was there before the log began."""
+        top, _, _ = path.removeprefix(f"{self.root}/").partition("/")
+        place = f"{self.root}/{top}"
+        return top.startswith((".tmp-", ".trash-")) and place not in {*self._directories, *self._was}
 
     # -- the lock ------------------------------------------------------------------------------------
 

@@ -73,6 +73,7 @@ SWAP = [LOCKED, MADE_NEW, *SAVE[:-3], SWAPPED, IN_ROOT, f'unlinkat(9<{ROOT}/{NEW
 LINKED = f'linkat(5<{ROOT}/step-00000001>, "x", 8<{ROOT}/{NEW}>, "x", 0) = 0'
 REUSE = [LOCKED, MADE_NEW, LINKED, synced(X), *SAVE[3:]]
 LISTING = [LISTED, IN_ROOT, SAID_LIST]
+SWEPT = [LOCKED, IN_ROOT, f'unlinkat(9<{ROOT}/.tmp-step-00000003-ee>, "x", 0) = 0']
 
 
 def numbered(lines: list[str]) -> list[str]:
@@ -103,7 +104,7 @@ def after(lines: list[str], line: str, *new: str) -> list[str]:
 
 
 def test_the_protocol_breaks_no_rule() -> None:
-    for lines in (GOOD, REPORT, PINNED, UNPINNED, ASIDE, SWAP, REUSE, LISTING):
+    for lines in (GOOD, REPORT, PINNED, UNPINNED, ASIDE, SWAP, REUSE, LISTING, SWEPT):
         assert broken(lines) == []
 
 
@@ -184,6 +185,10 @@ FAILED = synced(X).replace("= 0", "= -1 EIO (Input/output error) (INJECTED)")
         (without(REUSE, synced(X)), "the rename comes before x is on the disk"),
         (without(LISTING, IN_ROOT), "checkpoints are listed whose names may not last"),
         (moved(LISTING, IN_ROOT, before=LISTED), "checkpoints are listed whose names may not last"),
+        (
+            without(SWEPT, IN_ROOT),
+            "what a dead writer left is deleted before the names are on the disk",
+        ),
         ([LOCKED, f'symlinkat("x", 6<{ROOT}>, "step-00000009") = 0'], "a symbolic link is made"),
     ],
 )
