@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,4 +21,4 @@ def _table(path: Path, module: str) -> str:
     if not path.exists():
         return f"Not measured yet: `python -m benchmarks.{module}`."
     measured = importlib.import_module(f"benchmarks.{module}")
-    return str(measured.table(json.loads(path.read_text(encoding="utf-8"))))
+    return str(measured.table(measured.decode(path.read_bytes())))
