@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.reliability.report.comparisons import comparisons
 from tests.reliability.report.page import in_short, page
 from tests.reliability.report.records import encode, load
-from tests.reliability.report.running import TREE, folder_of, folders, run_tier
+from tests.reliability.report.running import HERE, TREE, folder_of, folders, run_tier
 
 GATE = ("order", "schedules", "cancel", "errno", "kill", "power cut", "hostile bytes", "mutants")
 """The tiers that run in every gate at their CI size."""
@@ -39,7 +39,7 @@ def main() -> int:
         print(in_short(run), flush=True)
         if not run.passed:
             failed.append(tier)
-    template = (DOCS / "reliability" / "template.md").read_text(encoding="utf-8")
+    template = (HERE / "report" / "template.md").read_text(encoding="utf-8")
     (place / "reliability.md").write_text(
         page(load(raw), template, comparisons(DOCS / "reliability")), encoding="utf-8"
     )

@@ -15,7 +15,7 @@ from tests.reliability.report.page import in_short, page
 from tests.reliability.report.records import Entry, Results, Run, decode, encode, load
 from tests.reliability.report.running import TREE, folder_of, folders
 
-TEMPLATE = (TREE / "docs" / "reliability" / "template.md").read_text(encoding="utf-8")
+TEMPLATE = Path(__file__).with_name("template.md").read_text(encoding="utf-8")
 MACHINE = Machine(
     processor="p", cores=2, memory=1, kernel="k", disk="d", python="py", versions={"numpy": "2"}
 )
