@@ -112,6 +112,14 @@ def reliability(session: nox.Session) -> None:
     session.run("python", "-m", "tests.reliability", *session.posargs)
 
 
+@nox.session(python=PYTHONS[0])
+def docs(session: nox.Session) -> None:
+    """Build the site into site/, with warnings as errors."""
+    install_groups(session, "docs")
+    session.run("python", "docs/generate_states.py")
+    session.run("mkdocs", "build", "--strict", *session.posargs)
+
+
 # pip, so that its find-links can bring a CPU torch
 @nox.session(python=PYTHONS[0], venv_backend="virtualenv")
 def bench(session: nox.Session) -> None:

@@ -77,6 +77,7 @@ def _build() -> cyclopts.App:
     )
     for command in COMMANDS:
         app.command(command, name=command.__name__.rstrip("_"))
+    app.register_install_completion_command()
     return app
 
 
