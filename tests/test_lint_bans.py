@@ -45,7 +45,9 @@ def test_nothing_banned_is_written(root: Path, path: Path) -> None:
 
 
 def parsed(code: str) -> ast.AST:
-    return compile(code, "<snippet>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    # `ast.parse` knows no `await` outside of a function.
+    tree: ast.AST = compile(code, "<snippet>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    return tree
 
 
 @pytest.mark.parametrize(
