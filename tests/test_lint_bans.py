@@ -114,6 +114,7 @@ def test_each_ban_is_found(code: str) -> None:
         "try:\n    f()\nexcept Exception as e:\n    log(e)",
         "with contextlib.suppress(FileNotFoundError):\n    f()",
         "np.load(path, allow_pickle=False)",
+        "torch.load(path, weights_only=True)",
     ],
 )
 def test_what_is_allowed_stays_allowed(code: str) -> None:

@@ -7,9 +7,6 @@ from tests.reliability.mutants.mutant import Killer, Mutant
 __all__ = ["COMMITTING"]
 
 ORDER = Killer("order/test_order.py::test_the_order_of_every_path[nothing fails]")
-FAILS = Killer("order/test_order.py", "fail", "ci")
-"""The same paths, while a thread's first, second or third fsync fails."""
-
 COMMITTING = [
     Mutant(
         "no fsync of a large file",
@@ -59,7 +56,7 @@ COMMITTING = [
         "storage/writing.py",
         '    with save_errors(path, attempt.step, "unknown"):\n        posix.fsync(root)\n',
         "",
-        (FAILS,),
+        (ORDER,),
     ),
     Mutant(
         "no fsync of new ancestors",

@@ -244,6 +244,7 @@ class Disk:
         listed, self._listed = self._listed, -1
         if verdict != "ok":
             return
+        kind = "save" if kind == "hold" else kind
         name = f"step-{int(step):08d}"
         pin = f"pin-{name}"
         sure: dict[str, list[tuple[str, str]]] = {

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from tests.reliability.tracing.scenarios import SCENARIOS, file_system_of, mark, perform, prepare
+from tests.reliability.order.paths import PATHS
+from tests.reliability.tracing.scenarios import file_system_of, mark, perform, prepare
 
 __all__ = ["main"]
 
 
 def main(what: str, base: str, *names: str) -> None:
     for name in names:
-        scenario, place = SCENARIOS[name], Path(base) / name
+        scenario, place = PATHS[name], Path(base) / name
         if what == "prepare":
             place.mkdir()
             prepare(scenario, place)

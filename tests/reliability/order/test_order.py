@@ -13,10 +13,10 @@ import pytest
 
 from async_ckpt.storage.names import step_name
 from tests.reliability.order.log import CALLS, Operation, read_log
+from tests.reliability.order.paths import PATHS
 from tests.reliability.order.rules import check
 from tests.reliability.tier import counting, pick
 from tests.reliability.tracing.children import bare
-from tests.reliability.tracing.scenarios import SCENARIOS
 
 FAILING = {
     "nothing fails": [],
@@ -35,8 +35,8 @@ def carry_out(command: list[str]) -> None:
 def traced(place: Path, inject: list[str]) -> dict[str, list[Operation]]:
     """Carry out all scenarios in a child; gives the operations of each."""
     log, module = place / "log", "tests.reliability.order.straced"
-    carry_out(bare(module, "prepare", str(place), *SCENARIOS))
-    carry_out([*STRACE, *inject, "-o", str(log), *bare(module, "perform", str(place), *SCENARIOS)])
+    carry_out(bare(module, "prepare", str(place), *PATHS))
+    carry_out([*STRACE, *inject, "-o", str(log), *bare(module, "perform", str(place), *PATHS)])
     parts: dict[str, list[Operation]] = {}
     inside: list[Operation] | None = None
     with log.open(encoding="utf-8", errors="surrogateescape") as lines:
@@ -58,10 +58,10 @@ def test_the_order_of_every_path(
             tally.skip("strace is not installed")
         place = Path(os.path.realpath(tmp_path))
         parts = traced(place, FAILING[failing])
-        assert parts.keys() == SCENARIOS.keys()
+        assert parts.keys() == PATHS.keys()
         done = 0
         for name, operations in parts.items():
-            scenario = SCENARIOS[name]
+            scenario = PATHS[name]
             there = {step_name(what.step) for what in scenario.before}
             found = check(operations, str(place / name / scenario.below), there)
             assert not found, f"{name}, {failing}:\n" + "\n".join(map(str, found))
@@ -75,4 +75,4 @@ def test_the_order_of_every_path(
         tally.facts["acts that worked"] = done
         if not FAILING[failing]:
             # All but the one that is refused and the one that is cancelled.
-            assert done == sum(len(scenario.acts) for scenario in SCENARIOS.values()) - 2
+            assert done == sum(len(scenario.acts) for scenario in PATHS.values()) - 2

@@ -206,6 +206,18 @@ class Actor:
         finally:
             await pending
 
+    async def _hold(self, saver: Saver, what: Act) -> None:
+        """Save as a session does, which has its own moment to delete what is older."""
+        pending = saver._start(saver._flatten(state_of(self.scenario.shape, what.code)), what.step)
+        pending.allow_commit()
+        try:
+            await pending
+        finally:
+            pending.release()
+
+    async def _prune(self, saver: Saver, what: Act) -> None:
+        await saver.prune()
+
     async def _restore(self, saver: Saver, what: Act) -> str:
         restored = await saver.restore(None if what.step < 0 else what.step)
         return f"{restored.step}={read_code(self.scenario.shape, restored.state)}"
