@@ -20,11 +20,10 @@ from tests.reliability.tracing.notify import reason_not_to
 from tests.reliability.tracing.nursery import ask
 from tests.reliability.tracing.scenarios import SCENARIOS, SHORT
 
-GROUPS = [CODES[:3], CODES[3:6], (*CODES[6:], "short")]
 EACH: list[dict[str, Any]] = [
-    {"scenarios": [name], "kinds": list(group)}
+    {"scenarios": [name], "kinds": [kind]}
     for name in pick([], [*SHORT], [*SHORT, *SCENARIOS])
-    for group in GROUPS
+    for kind in (*CODES, "short")
 ]
 QUESTIONS = EACH or [{"scenarios": [*SHORT], "count": 5, "seed": SEED}]
 
