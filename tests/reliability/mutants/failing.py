@@ -13,7 +13,9 @@ SWAPPING = Killer("writers/test_swapping.py")
 
 def errno(script: str, kind: str) -> Killer:
     """One script of the tier errno: each of its calls fails in one way."""
-    return Killer(f"errno/test_errno.py::test_a_call_that_fails_costs_at_most_what_was_asked[{script}-{kind}]", "", "ci")
+    return Killer(
+        f"errno/test_errno.py::test_a_call_that_fails_costs_at_most_what_was_asked[{script}-{kind}]", "", "ci"
+    )
 
 
 FAILING = [
