@@ -12,6 +12,11 @@ def damaged(only: str) -> Killer:
     return Killer("hostile_bytes/test_exhaustive.py", only)
 
 
+def stranger(file: str, only: str) -> Killer:
+    """Some of the tests of checkpoints that somebody hostile has made."""
+    return Killer(f"hostile_checkpoints/{file}.py", only)
+
+
 READING = [
     Mutant(
         "the manifest's existence is enough",
@@ -44,5 +49,53 @@ READING = [
         "            if size != file.bytes:\n",
         "            if False:\n",
         (damaged("cut"),),
+    ),
+    Mutant(
+        "sizes are not limited",
+        "a manifest that is too large is refused before memory is taken for it",
+        "storage/reading.py",
+        "        if size > limit:\n",
+        "        if False:\n",
+        (stranger("test_sizes_and_numbers", "s6_a_manifest"),),
+    ),
+    Mutant(
+        "whatever lies there is opened",
+        "only plain files are read: no pipe, no device",
+        "storage/posix.py",
+        "    if not stat.S_ISREG(os.fstat(fd).st_mode):\n",
+        "    if False:\n",
+        (stranger("test_sizes_and_numbers", "s6_what_is_not"),),
+    ),
+    Mutant(
+        "the last of two equal keys counts",
+        "a manifest that two readers could read differently is refused",
+        "storage/manifest.py",
+        "            if may_exceed_64_bits(body) or msgspec.json.encode(record) != body:\n",
+        "            if False:\n",
+        (stranger("test_sizes_and_numbers", "s7"),),
+    ),
+    Mutant(
+        "another step's manifest is believed",
+        "a manifest belongs to the step whose name it lies under",
+        "storage/manifest.py",
+        "    if asked is not None and found != asked:\n",
+        "    if False:\n",
+        (stranger("test_parts_and_places", "s11"),),
+    ),
+    Mutant(
+        "any spelling of a step is a step",
+        "a step has one spelling",
+        "storage/names.py",
+        "    return step if step_name(step) == name else None\n",
+        "    return step\n",
+        (stranger("test_names", "s9"),),
+    ),
+    Mutant(
+        "file names are not judged",
+        "a name from a manifest is one path component from an allowed alphabet",
+        "storage/names.py",
+        '    return _FILE.fullmatch(name) is not None and not name.endswith(".")\n',
+        "    return bool(name)\n",
+        (stranger("test_names", "s3"),),
     ),
 ]

@@ -50,7 +50,7 @@ def test_no_two_mutants_are_the_same() -> None:
 def test_with_every_safeguard_in_place_its_killers_find_nothing(tree: Tree, killer: Killer) -> None:
     found = tree.run(killer)
     assert not found.failed, found.output
-    assert found.counted, f"{killer}: no test of a tier was run\n{found.output}"
+    assert "passed" in found.output, f"{killer}: no test was run\n{found.output}"
 
 
 @pytest.mark.timeout(600)

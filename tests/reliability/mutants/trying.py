@@ -24,8 +24,8 @@ __all__ = ["Finding", "Tree"]
 TREE = Path(__file__).parents[3]
 COPIED = ("tests", "benchmarks", "examples", "docs", "pyproject.toml", "README.md")
 LIMIT_SECS = 100.0
-#: what a tier finds is an assertion of its own; anything else that ends a test is an accident
-A_FINDING = re.compile(r"AssertionError|Failed")
+# What a tier finds is an assertion of its own; anything else that ends a test is an accident
+A_FINDING = re.compile(r"AssertionError|Failed|assert")
 AN_ACCIDENT = re.compile(r"ImportError|ModuleNotFoundError|SyntaxError|NameError|IndentationError")
 
 
@@ -49,13 +49,16 @@ class Finding:
     def finding(self) -> str | None:
         """What the tier found, if it found something and was not only upset."""
         said = [entry["failure"] for entry in self.counted if entry["failure"]]
+        # Not every test of a tier counts; those that do not are in the summary only.
+        said += re.findall(r"^FAILED .*? - ((?:AssertionError|Failed|assert).*)$", self.output, re.MULTILINE)
         fair = [text for text in said if A_FINDING.match(text) and not AN_ACCIDENT.search(text)]
         return fair[0] if self.failed and fair else None
 
     @property
     def cases(self) -> int:
-        """How many cases were judged until then."""
-        return sum(entry["cases"] for entry in self.counted)
+        """How many cases were judged until then; a test that does not count is one."""
+        passed = re.search(r"(\d+) passed", self.output)
+        return sum(entry["cases"] for entry in self.counted) or int(passed[1] if passed else 0) + 1
 
     @property
     def not_tried(self) -> str | None:
