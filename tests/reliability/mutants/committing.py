@@ -119,8 +119,8 @@ COMMITTING = [
         "the names of the files are on the disk before the rename, not after it",
         "storage/writing.py",
         "    with save_errors(attempt.path, attempt.step):\n        posix.fsync(attempt.fd)\n    try:\n"
-        "        old = _place(root, attempt.temp, final)\n",
-        "    try:\n        old = _place(root, attempt.temp, final)\n        posix.fsync(attempt.fd)\n",
+        "        old = _place(root, attempt, final)\n",
+        "    try:\n        old = _place(root, attempt, final)\n        posix.fsync(attempt.fd)\n",
         (ORDER,),
     ),
     Mutant(

@@ -63,7 +63,7 @@ FAILING = [
         "the stand-in is not put back",
         "where names cannot be exchanged, the old checkpoint comes back when the new one cannot take its place",
         "storage/writing.py",
-        "        posix.rename(aside, final, root)\n        raise\n",
+        "        _put_back(root, attempt)\n        raise\n",
         "        raise\n",
         (errno("short-stand-in", "EIO"),),
     ),
