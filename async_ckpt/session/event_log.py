@@ -32,11 +32,14 @@ class EventLog:
         if kind not in (events.Detail, events.SaveProgress, events.SessionEnded, events.StepTaken)
     )
 
-    def __init__(self) -> None:
+    def __init__(self, subscribe: Callable[[Callable[[Event], None]], object]) -> None:
+        self._subscribe = subscribe
         self._directories: dict[str, _Lines] = {}
 
     def add(self, directory: str, note: Note) -> None:
         """Write down from now on what concerns ``directory``, through ``note``."""
+        if not self._directories:
+            self._subscribe(self)  # without a directory there is nobody to tell
         self._directories[directory] = _Lines(directory, note)
 
     def __call__(self, event: Event) -> None:

@@ -82,9 +82,7 @@ class MonitoredTrainingSession:
         self.final_save: Literal["clean", "never", "always"] = final_save
         self.grace_secs = float(grace_secs)
         self._host = SessionHost(self, clock or RealClock())
-        self._event_log = EventLog() if event_log else None
-        if self._event_log is not None:
-            self.subscribe(self._event_log)
+        self._event_log = EventLog(self.subscribe) if event_log else None
         self._life = Lifetime(self)
         self._stopping = Stopping(self, handle_signals)
         self._places = places_of(roster.active, self._host)

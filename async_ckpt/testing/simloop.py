@@ -23,7 +23,7 @@ import heapq
 import random
 from asyncio import events
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, TypeVar, TypeVarTuple
 
 from async_ckpt.testing.waiting import describe
@@ -64,7 +64,8 @@ class SimLoop(asyncio.BaseEventLoop):
         max_steps: Steps after which :class:`SimLivelock` is raised.
         eager: Create tasks eagerly, as ``asyncio.eager_task_factory`` does.
         cancel_at: Cancel the main task (the one given to ``run_until_complete``) as its step of this number,
-            counted from 1, is about to run: at the ``await`` that the step comes back from.
+            counted from 1, is about to run: at the ``await`` that the step comes back from. Several numbers
+            cancel it as often.
 
     Raises:
         ValueError: ``eager`` on a Python without eager tasks (before 3.12).
@@ -87,7 +88,7 @@ class SimLoop(asyncio.BaseEventLoop):
         step_secs: float = 0.0005,
         max_steps: int = 200_000,
         eager: bool = False,
-        cancel_at: int | None = None,
+        cancel_at: int | Collection[int] | None = None,
     ) -> None:
         super().__init__()
         self.seed = seed
@@ -99,7 +100,11 @@ class SimLoop(asyncio.BaseEventLoop):
         self._thread_secs = thread_secs
         self._step_secs = step_secs
         self._max_steps = max_steps
-        self._cancel_at = cancel_at
+        self._cancel_at = (
+            frozenset[int]()
+            if cancel_at is None
+            else frozenset((cancel_at,) if isinstance(cancel_at, int) else cancel_at)
+        )
         self._now = 0.0
         self._main: asyncio.Future[Any] | None = None
         # Task steps that may run now, and the queue of callbacks, each with the task steps behind it.
@@ -227,7 +232,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self._now += self._step_secs * self._draw()
         if getattr(handle._callback, "__self__", None) is self._main:  # type: ignore[attr-defined]
             self.main_steps += 1
-            if self.main_steps == self._cancel_at and self._main is not None:
+            if self.main_steps in self._cancel_at and self._main is not None:
                 self._main.cancel()
         handle._run()
 
@@ -305,7 +310,7 @@ def _abandon(loop: SimLoop) -> None:
         task._log_destroy_pending = False  # type: ignore[attr-defined] # the verdict says it better
         task.cancel()
         loop._max_steps = loop.steps + 1000
-        loop._cancel_at = None
+        loop._cancel_at = frozenset()
         try:
             loop.run_until_complete(asyncio.wait([task]))
         except SimError:

@@ -6,17 +6,13 @@ cancelled at each of its steps in turn. Chunks, so that several processes can sh
 
 from __future__ import annotations
 
-import gc
-import logging
-import warnings
 from collections.abc import Iterator
 
 import pytest
 
-from tests.determinism.grammar import check
+from tests.determinism.checking import checked, quiet
 from tests.determinism.replay import command
-from tests.determinism.scenario import Family, draw
-from tests.determinism.world import Run, play
+from tests.determinism.scenario import Family
 
 CHUNKS = 25
 CALM_SCENARIOS = 300
@@ -30,27 +26,8 @@ LARGEST_CANCELLED = (
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """Failures are the point here: their warnings and log lines would only cost time."""
-    logging.disable(logging.CRITICAL)
-    # Each run leaves cycles behind; looking through what the test run itself holds is what makes them dear.
-    gc.collect()
-    gc.freeze()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         yield
-    gc.unfreeze()
-    logging.disable(logging.NOTSET)
-
-
-def checked(family: Family, number: int, seed: int, cancel_at: int | None = None) -> Run:
-    """One schedule, with the grammar checked; a failure says how to see it again."""
-    try:
-        run = play(draw(family, number), seed, cancel_at=cancel_at)
-        check(run.log, run.rules)
-    except BaseException as error:
-        error.add_note(command(family, number, seed, cancel_at))
-        raise
-    return run
 
 
 def chunk(index: int, total: int) -> range:

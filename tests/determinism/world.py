@@ -8,6 +8,7 @@ import errno
 import random
 import sys
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ from async_ckpt import (
     SessionRunHook,
     SessionStopped,
     StepRun,
+    events,
 )
 from async_ckpt.storage.memory import MemoryStore
 from async_ckpt.testing import FakeClock, SimLoop, run_sim
@@ -38,6 +40,7 @@ class Boom(Exception):  # noqa: N818 - a name to be recognised by
     """What fails in a scenario."""
 
 
+OUTCOMES = (events.SaveCommitted, events.SaveFailed, events.SaveUnknown)
 EXPECTED = (Boom, ListenerError, SaveError, SessionStopped, asyncio.CancelledError)
 
 
@@ -52,6 +55,8 @@ class Run:
         error: What left the session, or None.
         main_steps: How many steps the main task took.
         steps: How many steps the loop took.
+        stores: What the saver hooks saved to, in hook order.
+        outcomes: How the saves ended, as the observers were told.
     """
 
     log: list[Call]
@@ -60,6 +65,8 @@ class Run:
     error: BaseException | None = None
     main_steps: int = 0
     steps: int = 0
+    stores: list[MemoryStore] = field(default_factory=list)
+    outcomes: list[events.Event] = field(default_factory=list)
 
     @property
     def sequence(self) -> list[tuple[int, int, str, int | None]]:
@@ -164,7 +171,7 @@ class _Check(SessionRunHook):
             raise Boom("check")
 
 
-def play(scenario: Scenario, seed: int, *, cancel_at: int | None = None) -> Run:
+def play(scenario: Scenario, seed: int, *, cancel_at: int | Collection[int] | None = None) -> Run:
     """Run ``scenario`` on schedule ``seed``: a fast or slow disk, eager tasks where there are any."""
     rng = random.Random(seed)
     plans = scenario.hooks
@@ -233,13 +240,15 @@ async def _train(world: _World) -> None:
     async with contextlib.AsyncExitStack() as stack:
         hooks: list[SessionRunHook] = []
         for index, plan in enumerate(scenario.hooks):
-            saver = Saver(_store(world, index, plan), max_to_keep=None, staging=plan.staging)
+            world.run.stores.append(_store(world, index, plan))
+            saver = Saver(world.run.stores[-1], max_to_keep=None, staging=plan.staging)
             hooks.append(_hook(world, index, plan, await stack.enter_async_context(saver)))
         if scenario.check_raises_at is not None:
             hooks.append(_Check(scenario.check_raises_at))
         session = MonitoredTrainingSession(
             hooks=hooks, final_save=scenario.final_save, grace_secs=1e6, clock=world.clock
         )
+        session.subscribe(world.run.outcomes.append, kinds=OUTCOMES)
         others = _others(world, session)
         try:
             async with session:
