@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.reliability.report.comparisons import comparisons
-from tests.reliability.report.page import in_short, page
+from tests.reliability.report.page import in_readme, in_short, page
 from tests.reliability.report.records import encode, load
 from tests.reliability.report.running import HERE, TREE, folder_of, folders, run_tier
 
@@ -44,6 +44,9 @@ def main() -> int:
         page(load(raw), template, comparisons(DOCS / "reliability")), encoding="utf-8"
     )
     print(f"{place / 'reliability.md'}, from {raw}")
+    if place == DOCS:
+        readme = TREE / "README.md"
+        readme.write_text(in_readme(readme.read_text(encoding="utf-8"), load(raw)), encoding="utf-8")
     if failed:
         print(f"failed: {', '.join(failed)}")
     return 1 if failed else 0

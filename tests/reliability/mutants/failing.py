@@ -18,6 +18,11 @@ def errno(script: str, kind: str) -> Killer:
     )
 
 
+def kill(script: str) -> Killer:
+    """One script of the tier kill: the process dies at each of its calls, and again while the next recovers."""
+    return Killer(f"kill/test_kill.py::test_a_kill_loses_nothing_and_leaves_nothing_torn[{script}]", "", "ci")
+
+
 FAILING = [
     Mutant(
         "fsync is tried again",
@@ -66,6 +71,22 @@ FAILING = [
         "        _put_back(root, attempt)\n        raise\n",
         "        raise\n",
         (errno("short-stand-in", "EIO"),),
+    ),
+    Mutant(
+        "what made way stays out of sight",
+        "a checkpoint that had to make way for a writer that then died comes back",
+        "storage/writing.py",
+        "        if step is not None and not _is_taken(root, step_name(step)):\n            posix.rename(name, step_name(step), root)\n",
+        "        if False:\n            posix.rename(name, step_name(step), root)\n",
+        (kill("short-stand-in"),),
+    ),
+    Mutant(
+        "what dead writers left stays",
+        "a new writer deletes what dead ones left",
+        "storage/writing.py",
+        "    empty_trash(root, TEMP, TRASH, REPLACED)\n",
+        "    empty_trash(root, TRASH, REPLACED)\n",
+        (kill("short-fresh"),),
     ),
     Mutant(
         "pins are not looked at",

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from benchmarks.tables import escaped, table
 from tests.reliability.report.records import Entry, Results, Run
 
-__all__ = ["MUTANTS", "Line", "in_short", "lines_of", "page"]
+__all__ = ["MUTANTS", "README_BEGIN", "README_END", "Line", "in_readme", "in_short", "lines_of", "page"]
 
 MUTANTS = "mutants"
 SAMPLED = {"kill-random", "power cut", "schedules", "signals", "writers", "model"}
 """Tiers that draw their cases at random; the others go through all there are, or through a grid."""
 
 SIZES = ("quick", "ci", "long")
+README_BEGIN = "<!-- written by nox -s reliability -->"
+README_END = "<!-- until here -->"
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,28 @@ def verdict(results: Results) -> str:
     if not lines:
         return "Nothing has been run yet."
     verdict = "none failed" if not failed else "**not all of them passed**: see the table"
-    return f"{cases:,} cases were judged in the runs below; {verdict}."
+    return f"{cases:,} cases were judged; {verdict}."
+
+
+def in_readme(readme: str, results: Results) -> str:
+    """The README with its paragraph about what was shown written anew; as it is, where it has none."""
+    lines = lines_of(results)
+    tiers = len({line.tier for line in lines} - {MUTANTS})
+    tried = [entry for entry in newest_mutants(lines) if entry.skipped is None]
+    found = sum(entry.failure is None for entry in tried)
+    text = (
+        f"The promises are held by {tiers} tiers of tests that break things on purpose: {verdict(results)} "
+        f"{found} of {len(tried)} safeguards that were taken out of the source, one at a time, were missed by "
+        "a tier. What was done and where, what it does not show, and how other libraries fare under the same "
+        "faults: [`docs/reliability.md`](docs/reliability.md)."
+    )
+    filled = textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False)
+    return re.sub(
+        rf"({re.escape(README_BEGIN)}\n).*?({re.escape(README_END)})",
+        lambda match: f"{match[1]}{filled}\n{match[2]}",
+        readme,
+        flags=re.DOTALL,
+    )
 
 
 def counts(lines: Iterable[Line]) -> str:
@@ -166,10 +190,9 @@ def not_tried(lines: Iterable[Line]) -> str:
 
 def mutants(lines: Iterable[Line]) -> str:
     """The mutants of the largest run, and what found each of them out."""
-    runs = [line for line in lines if line.tier == MUTANTS]
-    if not runs:
+    entries = newest_mutants(lines)
+    if not entries:
         return "No mutants were run."
-    entries = [entry for entry in runs[-1].entries if "safeguard" in entry.facts]
     killed = sum(entry.failure is None and entry.skipped is None for entry in entries)
     rows = [
         (
@@ -184,6 +207,12 @@ def mutants(lines: Iterable[Line]) -> str:
     ]
     head = ("what was taken out", "in", "found by", "cases until then", "seconds", "what it said")
     return f"{killed} of {len(entries)} were found out.\n\n{table(head, rows)}"
+
+
+def newest_mutants(lines: Iterable[Line]) -> list[Entry]:
+    """What became of each mutant, in the run of the largest size."""
+    found = [line for line in lines if line.tier == MUTANTS]
+    return [entry for entry in found[-1].entries if "safeguard" in entry.facts] if found else []
 
 
 def runs(results: Results) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.records import Machine
 from tests.reliability.report.comparisons import comparisons
-from tests.reliability.report.page import in_short, page
+from tests.reliability.report.page import README_BEGIN, README_END, in_readme, in_short, page
 from tests.reliability.report.records import Entry, Results, Run, decode, encode, load
 from tests.reliability.report.running import TREE, folder_of, folders
 
@@ -145,6 +145,29 @@ def test_a_run_is_told_in_a_few_lines() -> None:
     assert "errno: 150 cases, 0 failed, 1 not tried here" in said
     assert "passed" in said
     assert "FAILED" in in_short(run("errno", passed=False))
+
+
+def test_the_readme_says_what_was_counted_and_nothing_else_in_it_changes() -> None:
+    before = f"above\n{README_BEGIN}\nold\n{README_END}\nbelow\n"
+    after = in_readme(before, RESULTS)
+    assert after.startswith(f"above\n{README_BEGIN}\nThe promises are held by 2 tiers")
+    assert after.endswith(f"\n{README_END}\nbelow\n")
+    assert "450 cases were judged" in " ".join(after.split())
+    assert "1 of 2 safeguards" in " ".join(after.split())
+    assert "old" not in after
+    assert in_readme(after, RESULTS) == after
+    assert in_readme("nothing here", RESULTS) == "nothing here"
+
+
+@pytest.mark.skipif(
+    not (TREE / "docs" / "reliability" / "results.json").exists(), reason="nothing was run yet"
+)
+def test_page_and_readme_are_those_of_the_kept_results() -> None:
+    kept = TREE / "docs" / "reliability"
+    results = load(kept / "results.json")
+    assert (TREE / "docs" / "reliability.md").read_text("utf-8") == page(results, TEMPLATE, comparisons(KEPT))
+    readme = (TREE / "README.md").read_text("utf-8")
+    assert in_readme(readme, results) == readme
 
 
 def test_a_comparison_is_spelled_by_who_measured_it(tmp_path: Path) -> None:
