@@ -101,7 +101,7 @@ def in_readme(readme: str, results: Results) -> str:
     found = sum(entry.failure is None for entry in tried)
     text = (
         f"The promises are held by {tiers} tiers of tests that break things on purpose: {verdict(results)} "
-        f"{found} of {len(tried)} safeguards that were taken out of the source, one at a time, were missed by "
+        f"{found} of {len(tried)} safeguards that were taken out, one at a time, were missed by "
         "a tier. What was done and where, what it does not show, and how other libraries fare under the same "
         "faults: [`docs/reliability.md`](docs/reliability.md)."
     )
