@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["age", "metric", "metrics", "size"]
+__all__ = ["age", "count", "metric", "metrics", "size"]
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _AGES = ((60.0, "s"), (60.0, "min"), (24.0, "h"), (math.inf, "d"))
@@ -29,6 +29,11 @@ def age(secs: float) -> str:
             return f"{value:.0f} {unit}" if value >= 10 or unit == "s" else f"{value:.1f} {unit}"
         value /= many
     raise AssertionError(secs)
+
+
+def count(number: int, what: str) -> str:
+    """So many of them: ``1 file``, ``2 files``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def metric(value: float) -> str:

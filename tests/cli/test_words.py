@@ -42,5 +42,9 @@ def test_ages_are_in_the_largest_unit(secs: float, said: str) -> None:
     assert words.age(secs) == said
 
 
+def test_one_is_not_many() -> None:
+    assert [words.count(n, "file") for n in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
+
+
 def test_metrics_stand_on_one_line() -> None:
     assert words.metrics({"loss": 0.1234567, "n": 3.0}) == "loss=0.123457, n=3"

@@ -50,7 +50,7 @@ async def export(
             entries = _chosen(manifest, only)
             total = sum(entry.bytes for entry in entries)
             await _write(found, manifest, entries, out, total, replace=force)
-    say(f"{len(entries)} tensors of step {step}, {words.size(total)}: {out}")
+    say(f"{words.count(len(entries), 'tensor')} of step {step}, {words.size(total)}: {out}")
 
 
 def _chosen(manifest: Manifest, only: tuple[str, ...]) -> list[TensorEntry]:

@@ -59,9 +59,9 @@ def _print(found: Stats) -> None:
 
     record = found.record()
     say(
-        f"{record['sessions']} sessions, {record['resumed']} of them resumed, "
+        f"{words.count(record['sessions'], 'session')}, {record['resumed']} of them resumed, "
         f"{record['ended']} ended in order; "
-        f"{record['saves']} durable saves, the last of step {record['last_step']}"
+        f"{words.count(record['saves'], 'durable save')}, the last of step {record['last_step']}"
     )
     secs, size, rate = (lambda value: f"{value:.3g} s"), words.size, (lambda value: f"{words.size(value)}/s")
     rows = [

@@ -76,7 +76,7 @@ def _print(record: dict[str, Any]) -> None:
     from async_ckpt.cli.output import say  # noqa: PLC0415
 
     if not record["damage"]:
-        read = f"{record['files']} files, {words.size(record['bytes'])}"
+        read = f"{words.count(record['files'], 'file')}, {words.size(record['bytes'])}"
         say(f"step {record['step']}: every byte is what was saved ({read})", style="green")
         return
     for damage in record["damage"]:
