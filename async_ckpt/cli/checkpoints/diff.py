@@ -51,8 +51,8 @@ async def _compare(old: Directory, new: Directory) -> dict[str, Any]:
         values = _values(plain_values(old, before), plain_values(new, after))
     groups = _identical(before, after)
     return {
-        "first": {"path": old.catalog.path(steps[0]), "step": steps[0]},
-        "second": {"path": new.catalog.path(steps[1]), "step": steps[1]},
+        "first": {"directory": str(old.place.directory), "step": steps[0]},
+        "second": {"directory": str(new.place.directory), "step": steps[1]},
         "different": any(tensors.values()) or bool(values),
         **tensors,
         "values": values,
@@ -138,8 +138,8 @@ def _identical(before: Manifest, after: Manifest) -> list[str]:
 def _print(record: dict[str, Any]) -> None:
     from async_ckpt.cli.output import Column, print_table, say  # noqa: PLC0415
 
-    say(f"step {record['first']['step']} in {record['first']['path']}")
-    say(f"step {record['second']['step']} in {record['second']['path']}")
+    for side in ("first", "second"):
+        say(f"{side}: step {record[side]['step']} of {record[side]['directory']}")
     rows = [[entry["path"], "changed", _both(entry), *_figures(entry)] for entry in record["changed"]]
     for what in ("added", "removed"):
         rows += [[entry["path"], what, _one(entry), "", "", ""] for entry in record[what]]
