@@ -165,7 +165,8 @@ What it does not say: a bit that flips while the file is written, in memory or o
 not tried, nor a file system that checks its own blocks, which would have found all of these. *Restored
 right* means that the bit did not matter to the loader: padding, a name it does not need, or, here, the header
 of a tensor file, which `Saver.verify` reads and `Saver.restore` does not. Only one bit at a time, only small
-float32 arrays, only the versions above. None of the others promises to find damage.
+float32 arrays, only the versions above. None of the others promises to find damage. Orbax lays its files out
+anew at every save, so its figures differ by one or two in a hundred from run to run with the same seed.
 
 `{command}`, seed {seed}, {began}, revision {revision}, {python}, {kernel}."""
 

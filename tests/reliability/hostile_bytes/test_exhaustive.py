@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,3 +101,25 @@ def test_a_file_cut_short_gives_the_right_value_or_our_error(
     place: Path, record_property: Callable[[str, object], None], kind: str, part: int
 ) -> None:
     run(record_property, place, kind, "disk", lambda made: cuts(made, part), "lengths cut")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.asyncio
+@pytest.mark.parametrize("kind", KINDS)
+async def test_with_threads_it_is_the_same(
+    place: Path, record_property: Callable[[str, object], None], kind: str
+) -> None:
+    """The others call where the package hops to a thread; here it hops, and the watch hears every thread."""
+    made = await asyncio.to_thread(make, place / "run", kind)
+    draw = random.Random(SEED)
+    with counting(record_property, TIER, f"damages of {kind!r}, read by threads") as tally, quietly():
+        disk = Disk(made)
+        async with Saver(made.directory) as saver:
+            judge = Judge(made, saver)
+            await saver.restore()
+            await saver.verify(max(made.states))
+            with watched(made.directory) as watch:
+                drawn = [*flips(made, "disk", 0), *cuts(made, 1)]
+                damages = draw.sample(drawn, min(len(drawn), pick(10, 300, 3000)))
+                await judge_all(judge, disk, watch, iter(damages), lambda: _count(tally))
+        disk.close()

@@ -114,11 +114,13 @@ class Arena:
 
     def clear(self, prefix: str) -> None:
         """Remove what was rightly left: names that were links at the wrong moment."""
+        gone = self.run / "gone"
         for name in os.listdir(self.run):
             if name.startswith(prefix):
                 with contextlib.suppress(FileNotFoundError):
-                    path = self.run / name
-                    path.unlink() if path.is_symlink() else shutil.rmtree(path)
+                    # Under a name that the racer does not know, it stays what it is.
+                    (self.run / name).rename(gone)
+                    gone.unlink() if gone.is_symlink() else shutil.rmtree(gone)
 
     def close(self) -> None:
         self.canary.close()
