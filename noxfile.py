@@ -108,7 +108,7 @@ def examples(session: nox.Session) -> None:
 @nox.session(python=PYTHONS[0])
 def reliability(session: nox.Session) -> None:
     """Run the tiers of tests/reliability and write docs/reliability.md; arguments are handed on."""
-    install_groups(session, "tests")
+    install_groups(session, "tests", "reliability")
     session.run("python", "-m", "tests.reliability", *session.posargs)
 
 
