@@ -6,6 +6,7 @@ from tests.reliability.mutants.mutant import Killer, Mutant
 
 __all__ = ["FAILING"]
 
+SCHEDULES = (Killer("schedules"),)
 FSYNC_FAILS = Killer("order/test_order.py", "first")
 LOCKS = Killer("writers/test_locks.py")
 SWAPPING = Killer("writers/test_swapping.py")
@@ -62,7 +63,7 @@ FAILING = [
         "saver/writing.py",
         "                await self._store.discard(job.attempt)\n",
         "                pass\n",
-        (errno("short-fresh", "EIO"),),
+        SCHEDULES,
     ),
     Mutant(
         "the stand-in is not put back",

@@ -6,18 +6,32 @@ from tests.reliability.mutants.mutant import Killer, Mutant
 
 __all__ = ["LISTENING"]
 
-SCHEDULES = Killer("schedules")
-CANCEL = Killer("cancel")
-MODEL = Killer("model")
+GRAMMAR = "schedules/test_schedules.py::test_whatever_fails_the_grammar_holds_and_the_stores_hold_what_was_told[0]"
+SCHEDULES = (Killer("schedules"), Killer(GRAMMAR, "", "ci"))
+CANCEL = (
+    Killer("cancel"),
+    Killer("cancel/test_cancel.py::test_cancelled_at_any_step[rough-0]", "", "ci"),
+    Killer(GRAMMAR, "", "ci"),
+)
+MODEL = SCHEDULES
 
 LISTENING = [
     Mutant(
         "two callbacks at once",
         "at most one callback runs at any moment",
         "runtime/lane.py",
-        "        self._turn = asyncio.Lock()\n",
-        "        self._turn = asyncio.Semaphore(2)\n",
-        (SCHEDULES,),
+        "            return await call.outcome\n",
+        "            await asyncio.sleep(0)\n            await asyncio.sleep(0)\n"
+        "            return call.outcome.result() if call.outcome.done() else Outcome()\n",
+        SCHEDULES,
+    ),
+    Mutant(
+        "the next round does not wait",
+        "no save begins before the callbacks of the one before it are through",
+        "core/machine.py",
+        "        if held is not None and not self._sealed:\n",
+        "        if held is not None:\n",
+        SCHEDULES,
     ),
     Mutant(
         "end stops at the first error",
@@ -26,7 +40,7 @@ LISTENING = [
         '                failures.append(ListenerFailure(entry.listener, "end", step, outcome.error))\n',
         '                failures.append(ListenerFailure(entry.listener, "end", step, outcome.error))\n'
         "                break\n",
-        (SCHEDULES,),
+        SCHEDULES,
     ),
     Mutant(
         "no end after an error",
@@ -34,7 +48,7 @@ LISTENING = [
         "session/leaving.py",
         "            await _guarded(session, _end(session, place))\n",
         "            if error is None:\n                await _guarded(session, _end(session, place))\n",
-        (SCHEDULES,),
+        SCHEDULES,
     ),
     Mutant(
         "after_save before the commit",
@@ -46,7 +60,7 @@ LISTENING = [
         "            self._fail(hook, p.CommitFailed(hook))\n",
         "        self.tell(p.Committed(hook))\n"
         "        await self._try(self._runners[hook].commit(step), otherwise=False)\n",
-        (SCHEDULES,),
+        SCHEDULES,
     ),
     Mutant(
         "the event before the commit",
@@ -67,7 +81,7 @@ LISTENING = [
         "        try:\n"
         "            attempt.checkpoint = self.latest = await attempt.pending\n"
         "            return True\n",
-        (SCHEDULES,),
+        SCHEDULES,
     ),
     Mutant(
         "a vote at the final save is lost",
@@ -75,7 +89,7 @@ LISTENING = [
         "core/machine.py",
         "        for vote in event.votes:\n",
         '        for vote in event.votes if self._kind != "demand" else ():\n',
-        (SCHEDULES,),
+        SCHEDULES,
     ),
     Mutant(
         "the report before after_save",
@@ -84,7 +98,7 @@ LISTENING = [
         "        votes = await self._try(self._runners[hook].report(step), otherwise=())\n",
         "        await self._try(self._runners[hook].settle(step), otherwise=None)\n"
         "        votes = await self._try(self._runners[hook].report(step), otherwise=())\n",
-        (SCHEDULES,),
+        SCHEDULES,
     ),
     Mutant(
         "whichever is written first",
@@ -92,7 +106,7 @@ LISTENING = [
         "core/machine.py",
         "                save.blocking or (self._sealed and save is self._saves[0])\n",
         "                save.blocking or self._sealed\n",
-        (SCHEDULES,),
+        SCHEDULES,
     ),
     Mutant(
         "after_save stops at the first error",
@@ -101,7 +115,7 @@ LISTENING = [
         '                failures.append(ListenerFailure(entry.listener, "after_save", step, outcome.error))\n',
         '                failures.append(ListenerFailure(entry.listener, "after_save", step, outcome.error))\n'
         "                break\n",
-        (SCHEDULES,),
+        SCHEDULES,
     ),
     Mutant(
         "saved after a failed before_save",
@@ -109,7 +123,7 @@ LISTENING = [
         "runtime/callbacks.py",
         '                self._end_phase_if_told(entry.listener, "before_save", step, outcome.error)\n',
         '                self._note([ListenerFailure(entry.listener, "before_save", step, outcome.error)])\n',
-        (SCHEDULES,),
+        SCHEDULES,
     ),
     Mutant(
         "votes of an earlier life count",
@@ -117,7 +131,7 @@ LISTENING = [
         "core/votes.py",
         "        return self.rule(sum(not v.earlier for v in self.votes), self.voters)\n",
         "        return self.rule(len(self.votes), self.voters)\n",
-        (SCHEDULES,),
+        SCHEDULES,
     ),
     Mutant(
         "cancelled after the rename began",
@@ -125,7 +139,7 @@ LISTENING = [
         "saver/pending.py",
         '        if self._phase in ("committing", "done", "failed"):\n',
         '        if self._phase in ("done", "failed"):\n',
-        (CANCEL,),
+        CANCEL,
     ),
     Mutant(
         "the writer is not waited for",
@@ -134,7 +148,7 @@ LISTENING = [
         "        except asyncio.CancelledError as error:\n            cancelled = error\n    if cancelled",
         "        except asyncio.CancelledError as error:\n            cancelled = error\n            break\n"
         "    if cancelled",
-        (CANCEL,),
+        CANCEL,
     ),
     Mutant(
         "an uncertain checkpoint counts",
@@ -142,7 +156,7 @@ LISTENING = [
         "saver/line.py",
         "                self.uncertain.add(pending.step)\n",
         "                self.uncertain.discard(pending.step)\n",
-        (MODEL,),
+        MODEL,
     ),
     Mutant(
         "the one restored from is deleted",
@@ -150,7 +164,7 @@ LISTENING = [
         "saver/keeping.py",
         "                protected.add(self.restored_from)\n",
         "                protected.discard(self.restored_from)\n",
-        (MODEL,),
+        MODEL,
     ),
     Mutant(
         "damaged ones count",
@@ -161,7 +175,7 @@ LISTENING = [
         "                Candidate(c.step, c.created, c.metrics) for c in found if c.step not in self.uncertain\n"
         "            ]\n",
         "            candidates = [Candidate(step, 0.0, {}) for step in await self._store.steps()]\n",
-        (MODEL,),
+        MODEL,
     ),
     Mutant(
         "newest by the time of writing",
@@ -169,6 +183,6 @@ LISTENING = [
         "saver/restoring.py",
         "sorted(await self._store.steps(), reverse=True)\n",
         "[c.step for c in sorted((await self._catalog.listing())[0], key=lambda c: -c.created)]\n",
-        (MODEL,),
+        MODEL,
     ),
 ]
