@@ -12,10 +12,10 @@ from async_ckpt import Saver, events
 from async_ckpt.testing import run_sim
 from tests.determinism.grammar import check
 from tests.determinism.replay import command
-from tests.determinism.scenario import Family, draw
+from tests.determinism.scenario import Family, Scenario, draw
 from tests.determinism.world import Run, play
 
-__all__ = ["checked", "judge_stores", "quiet"]
+__all__ = ["checked", "judge_preparing", "judge_stores", "judge_votes", "quiet"]
 
 
 @contextmanager
@@ -52,14 +52,44 @@ def checked(
         stores: Look at what is in the stores, too.
     """
     try:
-        run = play(draw(family, number), seed, cancel_at=cancel_at)
+        scenario = draw(family, number)
+        run = play(scenario, seed, cancel_at=cancel_at)
         check(run.log, run.rules)
+        judge_votes(run, scenario)
+        judge_preparing(run, scenario)
         if stores:
             judge_stores(run)
     except BaseException as error:
         error.add_note(command(family, number, seed, cancel_at))
         raise
     return run
+
+
+def judge_votes(run: Run, scenario: Scenario) -> None:
+    """Every vote counts, whichever save it followed."""
+    cast: dict[str, int] = {}
+    for call in run.log:
+        if call.phase == "after_save" and call.edge == "done" and call.step is not None:
+            vote_at = scenario.hooks[call.hook].listeners[call.listener].vote_at
+            if vote_at is not None and call.step >= vote_at:
+                cast.setdefault(f"{call.hook}.{call.listener}", call.step)
+    assert run.votes == set(cast.items()), f"votes {run.votes}, cast {cast}"
+
+
+def judge_preparing(run: Run, scenario: Scenario) -> None:
+    """Where an error of a listener is raised, nothing is saved that a ``before_save`` did not let pass."""
+    failed: dict[int, int | None] = {}
+    for call in run.log:
+        if scenario.hooks[call.hook].on_listener_error == "log":
+            continue
+        if call.phase == "before_save":
+            if call.edge == "failed":
+                failed[call.hook] = call.step
+            elif call.edge == "start" and call.listener == 0:
+                failed.pop(call.hook, None)
+        elif call.phase == "after_save":
+            wrong = call.hook in failed and failed[call.hook] == call.step
+            assert not wrong, f"hook {call.hook} saved step {call.step} after a before_save that failed"
 
 
 def judge_stores(run: Run) -> None:

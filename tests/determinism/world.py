@@ -57,6 +57,7 @@ class Run:
         steps: How many steps the loop took.
         stores: What the saver hooks saved to, in hook order.
         outcomes: How the saves ended, as the observers were told.
+        votes: Who had voted by the end, and after which save first, as the session says.
     """
 
     log: list[Call]
@@ -67,6 +68,7 @@ class Run:
     steps: int = 0
     stores: list[MemoryStore] = field(default_factory=list)
     outcomes: list[events.Event] = field(default_factory=list)
+    votes: set[tuple[str, int]] = field(default_factory=set)
 
     @property
     def sequence(self) -> list[tuple[int, int, str, int | None]]:
@@ -255,6 +257,7 @@ async def _train(world: _World) -> None:
                 await _loop(world, session)
         finally:
             world.run.stopped_at = session.global_step
+            world.run.votes = {(vote.listener, vote.step) for vote in session.votes}
             for task in others:
                 task.cancel()
             if others:

@@ -6,14 +6,12 @@ from tests.reliability.mutants.mutant import Killer, Mutant
 
 __all__ = ["LISTENING"]
 
-GRAMMAR = "schedules/test_schedules.py::test_whatever_fails_the_grammar_holds_and_the_stores_hold_what_was_told[0]"
-SCHEDULES = (Killer("schedules"), Killer(GRAMMAR, "", "ci"))
-CANCEL = (
-    Killer("cancel"),
-    Killer("cancel/test_cancel.py::test_cancelled_at_any_step[rough-0]", "", "ci"),
-    Killer(GRAMMAR, "", "ci"),
+GRAMMAR = (
+    "schedules/test_schedules.py::test_whatever_fails_the_grammar_holds_and_the_stores_hold_what_was_told[0]"
 )
-MODEL = SCHEDULES
+SCHEDULES = (Killer(GRAMMAR, "", "ci"),)
+CANCEL = (Killer("cancel"),)
+MODEL = (Killer("model"),)
 
 LISTENING = [
     Mutant(
@@ -139,7 +137,7 @@ LISTENING = [
         "saver/pending.py",
         '        if self._phase in ("committing", "done", "failed"):\n',
         '        if self._phase in ("done", "failed"):\n',
-        CANCEL,
+        (Killer("cancel/test_cancelled_saves.py"),),
     ),
     Mutant(
         "the writer is not waited for",

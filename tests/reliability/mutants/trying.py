@@ -25,7 +25,7 @@ TREE = Path(__file__).parents[3]
 COPIED = ("tests", "benchmarks", "examples", "docs", "pyproject.toml", "README.md")
 LIMIT_SECS = 100.0
 # What a tier finds is an assertion of its own; anything else that ends a test is an accident
-A_FINDING = re.compile(r"AssertionError|Failed|assert")
+A_FINDING = re.compile(r"AssertionError|Failed|assert|(?:\w+\.)*Sim(?:Leak|Deadlock|Livelock)")
 AN_ACCIDENT = re.compile(r"ImportError|ModuleNotFoundError|SyntaxError|NameError|IndentationError")
 
 
@@ -50,7 +50,9 @@ class Finding:
         """What the tier found, if it found something and was not only upset."""
         said = [entry["failure"] for entry in self.counted if entry["failure"]]
         # Not every test of a tier counts; those that do not are in the summary only.
-        said += re.findall(r"^FAILED .*? - ((?:AssertionError|Failed|assert).*)$", self.output, re.MULTILINE)
+        said += re.findall(
+            r"^FAILED .*? - ((?:AssertionError|Failed|assert|Sim).*)$", self.output, re.MULTILINE
+        )
         fair = [text for text in said if A_FINDING.match(text) and not AN_ACCIDENT.search(text)]
         return fair[0] if self.failed and fair else None
 
