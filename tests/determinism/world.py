@@ -58,6 +58,7 @@ class Run:
         stores: What the saver hooks saved to, in hook order.
         outcomes: How the saves ended, as the observers were told.
         votes: Who had voted by the end, and after which save first, as the session says.
+        left: Attempts that were still in a store when their save was said to have ended.
     """
 
     log: list[Call]
@@ -69,6 +70,14 @@ class Run:
     stores: list[MemoryStore] = field(default_factory=list)
     outcomes: list[events.Event] = field(default_factory=list)
     votes: set[tuple[str, int]] = field(default_factory=set)
+    left: list[str] = field(default_factory=list)
+
+    def told(self, event: events.Event) -> None:
+        """Take down how a save ended."""
+        self.outcomes.append(event)
+        for store in self.stores:
+            if store.location == event.directory:
+                self.left += [f"step {attempt.step}" for attempt in store.place.attempts.values()]
 
     @property
     def sequence(self) -> list[tuple[int, int, str, int | None]]:
@@ -250,7 +259,7 @@ async def _train(world: _World) -> None:
         session = MonitoredTrainingSession(
             hooks=hooks, final_save=scenario.final_save, grace_secs=1e6, clock=world.clock
         )
-        session.subscribe(world.run.outcomes.append, kinds=OUTCOMES)
+        session.subscribe(world.run.told, kinds=OUTCOMES)
         others = _others(world, session)
         try:
             async with session:
