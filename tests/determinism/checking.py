@@ -93,7 +93,7 @@ def judge_preparing(run: Run, scenario: Scenario) -> None:
 
 
 def judge_stores(run: Run) -> None:
-    """What was told of each save is what is there: committed ones, every byte, and nothing of a failed one."""
+    """What was told of each save is what is there: committed ones, whole, and nothing of a failed one."""
     assert not run.left, f"saves had ended, and their attempts were still there: {run.left}"
     for hook, store in enumerate(run.stores):
         committed: set[int] = set()

@@ -146,4 +146,6 @@ def _environment(counted: Path, killer: Killer) -> dict[str, str]:
         "ASYNC_CKPT_RELIABILITY_RESULTS": str(counted),
         "ASYNC_CKPT_SEED": os.environ.get("ASYNC_CKPT_SEED", "20261122"),
         "PYTHONPATH": str(counted.parent),
+        # pytest shortens what it says about a failure to the width of the terminal.
+        "COLUMNS": "400",
     }

@@ -60,10 +60,12 @@ class Disk:
     Args:
         root: The directory of the checkpoints.
         there: Names of those that are there when the log begins.
+        keep: How many whole ones are left at least when one goes.
     """
 
     root: str
     there: set[str] = field(default_factory=set)
+    keep: int = 1
     found: list[Violation] = field(default_factory=list)
     locked: bool = False
     _files: dict[str, _File] = field(default_factory=dict)
@@ -73,6 +75,7 @@ class Disk:
     _listed: int = -1
     _root_synced: int = -1
     _placed: set[str] = field(default_factory=set)
+    _restored: str = ""
 
     def see(self, op: Operation) -> None:
         """Judge one operation, then let it happen."""
@@ -163,9 +166,14 @@ class Disk:
                 self._complete(op.path, op)
         elif _STEP.fullmatch(_split(op.path)[1]):
             self._older_goes(op)
-            self.there.discard(_split(op.path)[1])
+            gone = _split(op.path)[1]
+            self.there.discard(gone)
             if not self.there:
                 self._broken("the only checkpoint goes", op)
+            if len(self.there) < self.keep:
+                self._broken(f"one goes, and fewer than {self.keep} whole ones are left", op)
+            if gone == self._restored:
+                self._broken("the one that was restored from goes", op)
         self._move(op.path, op.other)
         self._changed(op.path, op, placed=False)
         self._changed(op.other, op, placed=True)
@@ -240,7 +248,7 @@ class Disk:
     # -- what was said -------------------------------------------------------------------------------
 
     def _mark(self, op: Operation) -> None:
-        kind, step, _, verdict, *_ = [*op.path.split("/"), "", "", ""]
+        kind, step, _, verdict, found, *_ = [*op.path.split("/"), "", "", "", ""]
         listed, self._listed = self._listed, -1
         if verdict != "ok":
             return
@@ -267,6 +275,10 @@ class Disk:
         self._placed.discard(name)
         if kind in {"list", "restore"} and self._root_synced < listed:
             self._broken("checkpoints are listed whose names may not last", op)
+        if kind == "restore":
+            self._restored = f"step-{int(found.partition('=')[0]):08d}"
+            if int(step) < 0 and self._restored != max(self.there):
+                self._broken("another one is restored than the newest", op)
         if kind == "close" and self.locked:
             self._broken("closed, and the lock is still held", op)
 
@@ -312,9 +324,11 @@ def _split(path: str) -> tuple[str, str]:
     return directory, name
 
 
-def check(operations: Iterable[Operation], root: str, there: Iterable[str] = ()) -> list[Violation]:
+def check(
+    operations: Iterable[Operation], root: str, there: Iterable[str] = (), keep: int = 1
+) -> list[Violation]:
     """Judge all of them; see :class:`Disk`."""
-    disk = Disk(root, set(there))
+    disk = Disk(root, set(there), keep)
     for operation in operations:
         disk.see(operation)
     return disk.found

@@ -221,6 +221,22 @@ def test_what_began_before_the_other_was_over_was_not_after_it() -> None:
         assert rule in rules
 
 
+def test_what_goes_is_neither_needed_nor_restored_from() -> None:
+    gone = [LOCKED, renamed("step-00000001", OLD), IN_ROOT]
+    listed = [LISTED, IN_ROOT]
+
+    def rules(lines: list[str], keep: int) -> list[str]:
+        there = ["step-00000001", "step-00000002"]
+        return [found.rule for found in check(read_log(numbered(lines)), ROOT, there, keep)]
+
+    assert rules(gone, 1) == []
+    assert rules(gone, 2) == ["one goes, and fewer than 2 whole ones are left"]
+    first = said("restore/1/0/ok/1=101")
+    assert rules([*listed, first, *gone], 1) == ["the one that was restored from goes"]
+    assert rules([*listed, said("restore/-1/0/ok/2=201"), *gone], 1) == []
+    assert rules([*listed, said("restore/-1/0/ok/1=101")], 1) == ["another one is restored than the newest"]
+
+
 def test_who_deletes_rubbish_beside_a_listing_lists_for_itself() -> None:
     assert not broken([LISTED, IN_ROOT, LISTED, SAID_LIST])
     assert broken([LISTED, IN_ROOT, SAID_LIST, LISTED, SAID_LIST])
