@@ -11,7 +11,6 @@ GRAMMAR = (
 )
 SCHEDULES = (Killer(GRAMMAR, "", "ci"),)
 CANCEL = (Killer("cancel"),)
-MODEL = (Killer("model"),)
 ORDER = (Killer("order/test_order.py::test_the_order_of_every_path[nothing fails]"),)
 
 LISTENING = [
@@ -125,14 +124,6 @@ LISTENING = [
         SCHEDULES,
     ),
     Mutant(
-        "votes of an earlier life count",
-        "votes of an earlier run stop nothing",
-        "core/votes.py",
-        "        return self.rule(sum(not v.earlier for v in self.votes), self.voters)\n",
-        "        return self.rule(len(self.votes), self.voters)\n",
-        SCHEDULES,
-    ),
-    Mutant(
         "cancelled after the rename began",
         "cancel() is refused once the rename has begun",
         "saver/pending.py",
@@ -148,14 +139,6 @@ LISTENING = [
         "        except asyncio.CancelledError as error:\n            cancelled = error\n            break\n"
         "    if cancelled",
         CANCEL,
-    ),
-    Mutant(
-        "an uncertain checkpoint counts",
-        "nothing is deleted on the strength of a checkpoint whose rename may not last",
-        "saver/line.py",
-        "                self.uncertain.add(pending.step)\n",
-        "                self.uncertain.discard(pending.step)\n",
-        MODEL,
     ),
     Mutant(
         "the one restored from is deleted",
