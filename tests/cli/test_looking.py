@@ -103,7 +103,10 @@ def test_show_has_tensors_groups_metrics_and_metadata(tmp_path: Path) -> None:
     assert sum(group["bytes"] for group in record["groups"]) == record["bytes"]
     plain = run("show", tmp_path).out
     assert "step 2" in plain
-    assert "3x4" in plain
+    tree = [line.split()[:3] for line in plain.splitlines() if line.startswith(("frozen/", "model/", "  "))]
+    assert tree == [
+        ["frozen/"], ["table", "I16", "2000"], ["model/"], ["w", "F32", "3x4"], ["b", "F64", "4"],
+    ]  # fmt: skip
 
 
 def test_show_takes_the_newest_valid_one(tmp_path: Path) -> None:

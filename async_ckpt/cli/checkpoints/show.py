@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from async_ckpt.cli.options import Json
@@ -13,7 +15,7 @@ __all__ = ["show"]
 
 
 async def show(place: str, /, *, json: Json = False) -> None:
-    """Show the tensors of a checkpoint, with totals per group.
+    """Show the tensors of a checkpoint as a tree, with totals per group.
 
     Parameters
     ----------
@@ -76,6 +78,28 @@ def _groups(manifest: Manifest) -> list[dict[str, Any]]:
     return list(groups.values())
 
 
+def _rows(tensors: list[dict[str, Any]]) -> Iterator[list[str]]:
+    """A row per tensor, and one per container above it, as a tree."""
+    from async_ckpt.cli import words  # noqa: PLC0415
+
+    open_above: list[str] = []
+    for entry in tensors:
+        *above, last = entry["path"].split("/")
+        shared = sum(
+            1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(open_above, above, strict=False))
+        )
+        for depth in range(shared, len(above)):
+            yield ["  " * depth + above[depth] + "/", "", "", "", ""]
+        open_above = above
+        yield [
+            "  " * len(above) + last,
+            entry["dtype"],
+            "x".join(map(str, entry["shape"])) or "scalar",
+            words.size(entry["bytes"]),
+            entry["digest"],
+        ]
+
+
 def _print(record: dict[str, Any]) -> None:
     from async_ckpt.cli import words  # noqa: PLC0415
     from async_ckpt.cli.output import Column, print_table, say  # noqa: PLC0415
@@ -91,22 +115,13 @@ def _print(record: dict[str, Any]) -> None:
         say(f"the report is {record['report']}: after_save is called again when the run is resumed")
     print_table(
         [
-            Column("tensor", fold=True),
+            Column("tensor"),
             Column("dtype"),
             Column("shape"),
             Column("size", "right"),
             Column("digest", style="dim"),
         ],
-        [
-            [
-                entry["path"],
-                entry["dtype"],
-                "x".join(map(str, entry["shape"])) or "scalar",
-                words.size(entry["bytes"]),
-                entry["digest"],
-            ]
-            for entry in record["tensors"]
-        ],
+        list(_rows(record["tensors"])),
     )
     print_table(
         [Column("group"), Column("files", "right"), Column("tensors", "right"), Column("size", "right")],
