@@ -189,8 +189,9 @@ class StopDecided(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignalReceived(Event):
-    """A handled signal arrived, for the ``count``-th time."""
+    """A handled signal arrived at ``step``, for the ``count``-th time."""
 
+    step: int
     signal: str
     count: int
 

@@ -64,7 +64,8 @@ class Stopping:
 
     def _on_signal(self, number: signal.Signals, count: int) -> None:
         task = self._session._life.task
-        self._session._host.emit(events.SignalReceived, signal=number.name, count=count)
+        host = self._session._host
+        host.emit(events.SignalReceived, step=host.global_step, signal=number.name, count=count)
         if count == 1:
             self.request(f"signal {number.name}")
         elif task is not None:

@@ -54,8 +54,8 @@ def test_a_checkpoint_of_an_earlier_run_is_not_acknowledged_as_saved() -> None:
 def test_each_event_worth_a_line_has_one() -> None:
     assert lines(
         make(events.StopVoted, listener="evaluator", step=20, reason="good"),
-        make(events.SignalReceived, signal="SIGINT", count=1),
-        make(events.SignalReceived, signal="SIGINT", count=2),
+        make(events.SignalReceived, step=1, signal="SIGINT", count=1),
+        make(events.SignalReceived, step=1, signal="SIGINT", count=2),
         make(events.SaveFailed, directory=D, step=20, reason="disk full"),
         make(events.CheckpointRejected, step=9, path=D, reason="short"),
         make(events.CheckpointDeleted, directory=D, step=20),

@@ -74,7 +74,7 @@ def test_votes_and_the_stop_are_kept_in_words() -> None:
         make(events.StopVoted, listener="evaluator", step=20, reason="good"),
         make(events.StopVoted, listener="other", step=20, reason=None),
         make(events.StopDecided, step=20, reason="good"),
-        make(events.SignalReceived, signal="SIGINT", count=1),
+        make(events.SignalReceived, step=1, signal="SIGINT", count=1),
         make(events.CheckpointRejected, step=9, path=D, reason="short"),
         make(events.SessionEnded, step=20, error=None),
     )
@@ -122,7 +122,7 @@ def test_the_panel_of_a_run_in_full_swing() -> None:
 
 
 def test_the_panel_says_why_it_stops_and_what_went_wrong() -> None:
-    seen = view(make(events.SignalReceived, signal="SIGINT", count=1))
+    seen = view(make(events.SignalReceived, step=1, signal="SIGINT", count=1))
     assert "one more save" in drawn(seen)
     seen.observe(make(events.StopDecided, step=20, reason="accuracy 97.5%"))
     seen.observe(make(events.SaveFailed, directory=D, step=20, reason="disk full"))

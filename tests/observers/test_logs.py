@@ -36,7 +36,7 @@ def test_trouble_is_a_warning_or_an_error(caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level(logging.INFO, "mine"):
         observer(at(events.SaveRequested, directory="d", step=3))
         observer(at(events.SaveFailed, directory="d", step=3, reason="no space"))
-        observer(at(events.SignalReceived, signal="SIGTERM", count=1))
+        observer(at(events.SignalReceived, step=3, signal="SIGTERM", count=1))
     assert [(record.name, record.levelname, record.step) for record in caplog.records] == [  # type: ignore[attr-defined]
         ("mine", "ERROR", 3),
         ("mine", "WARNING", 3),
