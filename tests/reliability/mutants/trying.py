@@ -23,7 +23,7 @@ __all__ = ["Finding", "Tree"]
 
 TREE = Path(__file__).parents[3]
 COPIED = ("tests", "benchmarks", "examples", "docs", "pyproject.toml", "README.md")
-LIMIT_SECS = 100.0
+LIMIT_SECS = 150.0
 # What a tier finds is an assertion of its own; anything else that ends a test is an accident
 A_FINDING = re.compile(r"AssertionError|Failed|assert|(?:\w+\.)*Sim(?:Leak|Deadlock|Livelock)")
 AN_ACCIDENT = re.compile(r"ImportError|ModuleNotFoundError|SyntaxError|NameError|IndentationError")
