@@ -222,6 +222,7 @@ def runs(results: Results) -> str:
             f"`{run.command}`",
             run.began,
             f"{run.seconds:,.0f}",
+            f"{run.cpu_seconds:,.0f}",
             run.revision,
             f"{run.machine.processor}, {run.machine.cores} cores; {run.machine.kernel}; {run.machine.disk}",
             ", ".join(
@@ -233,7 +234,7 @@ def runs(results: Results) -> str:
         )
         for run in results.runs
     ]
-    return table(("command", "when", "seconds", "commit", "machine", "versions"), rows)
+    return table(("command", "when", "seconds", "CPU seconds", "commit", "machine", "versions"), rows)
 
 
 def in_short(run: Run) -> str:
@@ -243,4 +244,6 @@ def in_short(run: Run) -> str:
         for line in lines_of(Results([run]))
     ]
     verdict = "passed" if run.passed else "FAILED"
-    return "\n".join([*lines, f"-- {run.folder} {verdict} in {run.seconds:.0f} s"])
+    return "\n".join(
+        [*lines, f"-- {run.folder} {verdict} in {run.seconds:.0f} s, {run.cpu_seconds:.0f} s of CPU"]
+    )

@@ -33,6 +33,8 @@ class Run(msgspec.Struct):
     Attributes:
         folder: The tier's place below ``tests/reliability``.
         began: Day and minute, in UTC.
+        seconds: By the clock on the wall.
+        cpu_seconds: Of all processors together; others on the machine do not count.
         passed: Whether every test of the folder passed, those too that count nothing.
         tools: Versions of programs that are not Python packages.
     """
@@ -47,6 +49,7 @@ class Run(msgspec.Struct):
     tools: dict[str, str]
     passed: bool
     entries: list[Entry]
+    cpu_seconds: float = 0.0
 
 
 class Results(msgspec.Struct):

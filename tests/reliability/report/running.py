@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -47,7 +48,7 @@ def _plain(name: str) -> str:
 
 def run_tier(folder: str, size: str, *, processes: int = 2) -> Run:
     """Run all tests of a tier at a size, with their output where this process has its own."""
-    began, started = dt.datetime.now(dt.UTC), time.perf_counter()
+    began, started, used = dt.datetime.now(dt.UTC), time.perf_counter(), _cpu_seconds()
     target = f"tests/reliability/{folder}"
     words = ["-m", "pytest", "-q", "-n", str(processes), target]
     with tempfile.TemporaryDirectory(prefix="reliability-") as place:
@@ -70,7 +71,14 @@ def run_tier(folder: str, size: str, *, processes: int = 2) -> Run:
         tools=tools(),
         passed=done.returncode == 0,
         entries=msgspec.json.decode(data, type=list[Entry]),
+        cpu_seconds=round(_cpu_seconds() - used, 1),
     )
+
+
+def _cpu_seconds() -> float:
+    """What the children of this process have used so far, those of theirs included that they waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def tools() -> dict[str, str]:
