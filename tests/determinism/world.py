@@ -76,7 +76,7 @@ class Run:
         """Take down how a save ended."""
         self.outcomes.append(event)
         for store in self.stores:
-            if store.location == event.directory:
+            if store.location == getattr(event, "directory", None):
                 self.left += [f"step {attempt.step}" for attempt in store.place.attempts.values()]
 
     @property
