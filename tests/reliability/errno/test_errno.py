@@ -25,7 +25,7 @@ EACH: list[dict[str, Any]] = [
     for name in pick([], [*SHORT], [*SHORT, *SCENARIOS])
     for kind in (*CODES, "short")
 ]
-QUESTIONS = EACH or [{"scenarios": [*SHORT], "count": 5, "seed": SEED}]
+QUESTIONS = EACH or [{"scenarios": [*SHORT], "count": 4, "seed": SEED}]
 
 
 def name_of(question: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ import platform
 import struct
 from typing import NamedTuple
 
-__all__ = ["CALLS", "Listener", "Notice", "listen", "reason_not_to"]
+__all__ = ["CALLS", "SHORTENED", "Listener", "Notice", "listen", "reason_not_to"]
 
 CALLS = {
     "read": 0,
@@ -71,6 +71,9 @@ CALLS = {
     "statx": 332,
 }
 """Every system call that touches files, with its number on x86-64."""
+
+SHORTENED = {"read", "write", "pread64", "pwrite64", "preadv", "preadv2"}
+"""Those that can be carried out by half."""
 
 _NAMES = {number: name for name, number in CALLS.items()}
 _ARCH = 0xC000003E
@@ -210,10 +213,11 @@ class Listener:
     def shorten(self, notice: Notice) -> bool:
         """Carry out half of a read or a write; False if that makes no sense with this call."""
         fd, address, count = notice.args[:3]
-        if notice.name in {"preadv", "preadv2"} and count == 1:
-            address, count = struct.unpack("=QQ", os.pread(self._memory, 16, address))
-        elif notice.name not in {"read", "write", "pread64", "pwrite64"}:
+        if notice.name not in SHORTENED:
             return False
+        if notice.name.startswith("preadv"):
+            # All of ours have one piece.
+            address, count = struct.unpack("=QQ", os.pread(self._memory, 16, address))
         half = count // 2
         here: int = _libc.syscall(_PIDFD_GETFD, self._pidfd, fd, 0)
         if here < 0:

@@ -227,8 +227,10 @@ class Actor:
         found = []
         for checkpoint in await saver.checkpoints():
             restored = await saver.restore(checkpoint.step)
-            assert (await saver.verify(checkpoint.step)).report_error is None
+            assert (await saver._catalog.report_or_reason(checkpoint.step))[1] is None
             found.append(f"{checkpoint.step}={read_code(self.scenario.shape, restored.state)}")
+        there = await saver._store.steps()
+        assert len(there) == len(found), f"of {there} only {found} are whole"
         return "+".join(found)
 
     async def _report(self, saver: Saver, what: Act) -> None:
