@@ -51,7 +51,7 @@ class Life:
 
     Attributes:
         marks: What it said, in order.
-        calls: Calls that were counted.
+        names: Of the calls that were counted, in order.
         changes: Numbers of those among them that may change what is in the directory.
         hit: The first call that was hit, with its path below the directory; None if there was none.
         hits: How many were hit.
@@ -60,12 +60,17 @@ class Life:
     """
 
     marks: list[str] = field(default_factory=list)
-    calls: int = 0
+    names: list[str] = field(default_factory=list)
     changes: list[int] = field(default_factory=list)
     hit: str | None = None
     hits: int = 0
     spared: bool = False
     end: str = ""
+
+    @property
+    def calls(self) -> int:
+        """How many calls were counted."""
+        return len(self.names)
 
 
 class Child:
@@ -189,7 +194,7 @@ class _Watch:
             life.marks.append(said)
             self.calm = said == CALM or (self.calm and said != HOT)
         elif path == self.area or path.startswith(f"{self.area}/"):
-            life.calls += 1
+            life.names.append(notice.name)
             if _changes(notice):
                 life.changes.append(life.calls)
             verdict = self.fault.verdict(life.calls, notice.name, self.hit, life.hits)
