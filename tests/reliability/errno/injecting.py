@@ -109,7 +109,7 @@ def sample(injector: Injector, scenario: Scenario, count: int, draws: random.Ran
 def main(question: str) -> None:
     """Answer ``{"scenarios": [...]}`` with ``kinds``, or ``count`` and ``seed``, or one ``fault``."""
     asked = json.loads(question)
-    with desk() as place:
+    with desk(asked.get("place")) as place:
         injector = Injector(place)
         try:
             for name in asked["scenarios"]:

@@ -185,7 +185,7 @@ def sample(killer: Killer, scenario: Scenario, count: int, draws: random.Random)
 def main(question: str) -> None:
     """Answer ``{"scenarios": [...]}``, with ``kills`` for one case, or with ``count`` and ``seed``."""
     asked = json.loads(question)
-    with desk() as place:
+    with desk(asked.get("place")) as place:
         killer = Killer(place)
         for name in asked["scenarios"]:
             scenario = SCRIPTS[name]

@@ -27,10 +27,11 @@ _QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 def ask(module: str, question: dict[str, Any], *, timeout: float) -> dict[str, Any]:
     """Have a bare process answer: it calls ``main`` of a module with the question, and prints; all JSON."""
-    command = bare(module, json.dumps(question))
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=timeout, env={**os.environ, **_QUIET}
-    )
+    env = {**os.environ, **_QUIET}
+    # Made here, so that it goes even when that process has to be killed.
+    with _place() as place:
+        command = bare(module, json.dumps({**question, "place": str(place)}))
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout, env=env)
     if done.returncode:
         raise AssertionError(f"{module} {json.dumps(question)}: status {done.returncode}\n{done.stderr}")
     answer: dict[str, Any] = json.loads(done.stdout)
@@ -83,19 +84,22 @@ def _copy(origin: Path, target: Path, seen: dict[int, Path]) -> None:
 
 
 @contextlib.contextmanager
-def desk() -> Iterator[Desk]:
-    """Warm this process up, tie it to one processor, and give a place that is gone at the end.
+def _place() -> Iterator[Path]:
+    """A directory, in memory where that can be had: what is judged is what a process leaves, not a disk."""
+    memory = Path("/dev/shm")
+    where = memory if os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="async-ckpt-", dir=where, ignore_cleanup_errors=True) as made:
+        yield Path(made).resolve()
 
-    In memory where that can be had: what is judged is what a process leaves behind, not a disk.
-    """
+
+@contextlib.contextmanager
+def desk(place: str | None) -> Iterator[Desk]:
+    """Warm this process up, tie it to one processor; give what works in ``place`` or in one of its own."""
     logging.getLogger("async_ckpt").addHandler(logging.NullHandler())
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     here = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {here[int(worker) % len(here)]})
-    memory = Path("/dev/shm")
-    where = memory if os.access(memory, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="async-ckpt-", dir=where) as made:
-        base = Path(made).resolve()
+    with contextlib.nullcontext(Path(place)) if place is not None else _place() as base:
         _warm_up(base)
         yield Desk(base)
 

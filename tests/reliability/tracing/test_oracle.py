@@ -99,7 +99,8 @@ def test_a_failed_save_leaves_nothing_under_its_step() -> None:
 
 def test_a_fault_hits_the_call_it_names_and_those_of_its_name_that_follow() -> None:
     def hits(fault: Fault, names: str) -> list[int]:
-        hit, found = None, []
+        found: list[int] = []
+        hit = None
         for number, name in enumerate(names, 1):
             if fault.verdict(number, name, hit, len(found)) != "let":
                 hit = hit or name
