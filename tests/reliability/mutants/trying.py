@@ -23,9 +23,11 @@ __all__ = ["Finding", "Tree"]
 
 TREE = Path(__file__).parents[3]
 COPIED = ("tests", "benchmarks", "examples", "docs", "pyproject.toml", "README.md")
-LIMIT_SECS = 150.0
+LIMIT_SECS = 250.0
 # What a tier finds is an assertion of its own; anything else that ends a test is an accident
-A_FINDING = re.compile(r"AssertionError|Failed|assert|(?:\w+\.)*Sim(?:Leak|Deadlock|Livelock)")
+A_FINDING = re.compile(
+    r"(?:\w+\.)*(?:AssertionError|Failed|assert|Sim(?:Leak|Deadlock|Livelock)|RestoreError)"
+)
 AN_ACCIDENT = re.compile(r"ImportError|ModuleNotFoundError|SyntaxError|NameError|IndentationError")
 
 
@@ -50,9 +52,7 @@ class Finding:
         """What the tier found, if it found something and was not only upset."""
         said = [entry["failure"] for entry in self.counted if entry["failure"]]
         # Not every test of a tier counts; those that do not are in the summary only.
-        said += re.findall(
-            r"^FAILED .*? - ((?:AssertionError|Failed|assert|Sim).*)$", self.output, re.MULTILINE
-        )
+        said += re.findall(r"^FAILED .*? - (.*)$", self.output, re.MULTILINE)
         fair = [text for text in said if A_FINDING.match(text) and not AN_ACCIDENT.search(text)]
         return fair[0] if self.failed and fair else None
 

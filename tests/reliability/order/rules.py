@@ -76,6 +76,7 @@ class Disk:
     _root_synced: int = -1
     _placed: set[str] = field(default_factory=set)
     _restored: str = ""
+    _pinned: set[str] = field(default_factory=set)
 
     def see(self, op: Operation) -> None:
         """Judge one operation, then let it happen."""
@@ -172,6 +173,8 @@ class Disk:
                 self._broken("the only checkpoint goes", op)
             if len(self.there) < self.keep:
                 self._broken(f"one goes, and fewer than {self.keep} whole ones are left", op)
+            if gone in self._pinned and not name.startswith(".abandoned-"):
+                self._broken("a pinned one goes", op)
             if gone == self._restored:
                 self._broken("the one that was restored from goes", op)
         self._move(op.path, op.other)
@@ -275,6 +278,10 @@ class Disk:
         self._placed.discard(name)
         if kind in {"list", "restore"} and self._root_synced < listed:
             self._broken("checkpoints are listed whose names may not last", op)
+        if kind == "pin":
+            self._pinned.add(name)
+        if kind == "unpin":
+            self._pinned.discard(name)
         if kind == "restore":
             self._restored = f"step-{int(found.partition('=')[0]):08d}"
             if int(step) < 0 and self._restored != max(self.there):

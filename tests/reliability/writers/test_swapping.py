@@ -60,8 +60,9 @@ def play(
         with arena.racing(one, other):
             run_inline(game(tally.cases))
         tally.facts = {"outcomes": dict(arena.outcomes), "swaps": arena.swaps}
-        assert arena.swaps, "nothing was swapped"
+        # A few races on a busy machine may be over before the racer's turn comes.
         if tally.cases >= 1000:
+            assert arena.swaps, "nothing was swapped"
             assert len(arena.outcomes) > 1, "the racer never came in between"
 
 
