@@ -4,17 +4,43 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.tables import escaped, table
 from tests.reliability.report.records import Entry, Results, Run
 
-__all__ = ["MUTANTS", "README_BEGIN", "README_END", "Line", "in_readme", "in_short", "lines_of", "page"]
+__all__ = [
+    "MUTANTS",
+    "README_BEGIN",
+    "README_END",
+    "TIERS",
+    "Line",
+    "in_readme",
+    "in_short",
+    "lines_of",
+    "page",
+]
 
 MUTANTS = "mutants"
 SAMPLED = {"kill-random", "power cut", "schedules", "signals", "writers", "model"}
 """Tiers that draw their cases at random; the others go through all there are, or through a grid."""
+
+TIERS = (
+    *(
+        "order",
+        "errno",
+        "kill",
+        "kill-random",
+        "power cut",
+        "block replay",
+        "fsync fails",
+        "schedules",
+        "cancel",
+    ),
+    *("allocation", "model", "signals", "writers", "resources", "hostile bytes"),
+)
+"""All there are, in the order of the page."""
 
 SIZES = ("quick", "ci", "long")
 README_BEGIN = "<!-- written by nox -s reliability -->"
@@ -99,11 +125,13 @@ def in_readme(readme: str, results: Results) -> str:
     tiers = len({line.tier for line in lines} - {MUTANTS})
     tried = [entry for entry in newest_mutants(lines) if entry.skipped is None]
     found = sum(entry.failure is None for entry in tried)
+    taken_out = (
+        f"{found} of {len(tried)} safeguards that were taken out, one at a time, were missed by a tier. "
+    )
     text = (
         f"The promises are held by {tiers} tiers of tests that break things on purpose: {verdict(results)} "
-        f"{found} of {len(tried)} safeguards that were taken out, one at a time, were missed by "
-        "a tier. What was done and where, what it does not show, and how other libraries fare under the same "
-        "faults: [`docs/reliability.md`](docs/reliability.md)."
+        f"{taken_out if tried else ''}What was done, what it does not show, and how other libraries "
+        "fare under the same faults: [`docs/reliability.md`](docs/reliability.md)."
     )
     filled = textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False)
     return re.sub(
@@ -177,9 +205,10 @@ def _told(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def not_tried(lines: Iterable[Line]) -> str:
-    """What the machines could not do, with the reason."""
-    found = [
+def not_tried(lines: Sequence[Line]) -> str:
+    """What the machines could not do, with the reason, and tiers that no run is kept of."""
+    found = [f"- {tier}: in none of these runs" for tier in TIERS if all(line.tier != tier for line in lines)]
+    found += [
         f"- {line.tier}, {line.run.size}: {escaped(entry.what)}: {escaped(entry.skipped)}"
         for line in lines
         for entry in line.entries

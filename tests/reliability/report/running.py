@@ -49,6 +49,7 @@ def _plain(name: str) -> str:
 def run_tier(folder: str, size: str, *, processes: int = 2) -> Run:
     """Run all tests of a tier at a size, with their output where this process has its own."""
     began, started, used = dt.datetime.now(dt.UTC), time.perf_counter(), _cpu_seconds()
+    revision = machine.revision()
     target = f"tests/reliability/{folder}"
     words = ["-m", "pytest", "-q", "-n", str(processes), target]
     with tempfile.TemporaryDirectory(prefix="reliability-") as place:
@@ -66,7 +67,7 @@ def run_tier(folder: str, size: str, *, processes: int = 2) -> Run:
         command=f"ASYNC_CKPT_RELIABILITY={size} python {' '.join(words)}",
         began=began.strftime("%Y-%m-%d %H:%M UTC"),
         seconds=round(time.perf_counter() - started, 1),
-        revision=machine.revision(),
+        revision=revision,
         machine=machine.facts(Path(tempfile.gettempdir())),
         tools=tools(),
         passed=done.returncode == 0,

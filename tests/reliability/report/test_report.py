@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.records import Machine
 from tests.reliability.report.comparisons import comparisons
-from tests.reliability.report.page import README_BEGIN, README_END, in_readme, in_short, page
+from tests.reliability.report.page import README_BEGIN, README_END, TIERS, in_readme, in_short, page
 from tests.reliability.report.records import Entry, Results, Run, decode, encode, load
 from tests.reliability.report.running import TREE, folder_of, folders
 
@@ -80,6 +80,14 @@ def test_what_was_not_tried_is_said_with_the_reason() -> None:
     text = written(RESULTS)
     assert rows(text, "errno | ci")[0][:7] == ["errno", "ci", "150", "-", "0", "1", "-"]
     assert "- errno, ci: errno \\| things: no &lt;kernel> for it" in text
+
+
+def test_a_tier_without_a_run_is_named_and_every_tier_is_explained() -> None:
+    text = written(RESULTS)
+    assert "- kill-random: in none of these runs" in text
+    assert "- errno: in none" not in text
+    explained = [row[0] for row in rows(TEMPLATE.partition("## What is promised")[0], "") if len(row) == 3]
+    assert explained[1:] == [*TIERS]
 
 
 def test_a_failure_is_never_called_a_success() -> None:
