@@ -16,7 +16,7 @@ from async_ckpt.saver.catalog import Catalog
 from async_ckpt.saver.records import Checkpoint
 from async_ckpt.storage.local import LocalStore
 from async_ckpt.storage.store import Store
-from async_ckpt.system.threads import Worker
+from async_ckpt.system.threads import Worker, finish, spawn
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -177,18 +177,24 @@ async def _changed(directory: str | None, secs: float) -> None:
     if directory is None or importlib.util.find_spec("watchfiles") is None or not os.path.isdir(directory):  # noqa: ASYNC240, PTH112 - one look
         await asyncio.sleep(secs)
         return
+    stop = asyncio.Event()
+    # In a task of its own, which is told to end and waited for: cancelled, it would leave its thread behind.
+    watching = spawn(_first_change(directory, stop), name="async_ckpt watch")
+    try:
+        await asyncio.wait([watching], timeout=secs)
+    finally:
+        stop.set()
+        await finish(watching)
+
+
+async def _first_change(directory: str, stop: asyncio.Event) -> None:
     import watchfiles  # noqa: PLC0415 - optional, and not light
 
-    stop = asyncio.Event()
-    timer = asyncio.get_running_loop().call_later(secs, stop.set)
     changes: Any = watchfiles.awatch(
         directory, recursive=False, stop_event=stop, step=10, debounce=50, rust_timeout=100, watch_filter=None
     )
-    try:
-        # A directory that goes away while it is watched is found out by the next look.
-        with contextlib.suppress(FileNotFoundError, OSError):
+    # A directory that goes away while it is watched is found out by the next look.
+    with contextlib.suppress(OSError):
+        async with contextlib.aclosing(changes):
             async for _ in changes:
                 return
-    finally:
-        timer.cancel()
-        await changes.aclose()

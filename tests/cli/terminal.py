@@ -15,9 +15,11 @@ from contextlib import contextmanager
 
 __all__ = ["CONTROL_C", "Terminal", "terminal"]
 
-# A session of its own with the terminal as its controlling one, so that ^C becomes SIGINT in the kernel.
+# A session of its own with the terminal as its controlling one, so that ^C becomes SIGINT in the kernel. A
+# test run that a shell put into the background ignores that signal, and so would its children.
 TAKE_TERMINAL = (
-    "import fcntl, os, sys, termios;fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    "import fcntl, os, signal, sys, termios; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+    "fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 )
 CONTROL_C = b"\x03"
 

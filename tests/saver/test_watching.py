@@ -287,3 +287,23 @@ def test_checkpoints_of_another_process_are_seen_and_kept_while_they_are_read(
     finally:
         child.kill()
         child.communicate()
+
+
+def test_whoever_is_cancelled_at_any_moment_of_the_watching_knows_it(tmp_path: Path) -> None:
+    pytest.importorskip("watchfiles")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with Saver(tmp_path) as saver:
+            await save(saver, 1)
+        for number in range(40):
+            async with watch_checkpoints(tmp_path, poll_secs=30) as watch:
+                await anext(watch)
+                waiting = spawn(anext(watch), name="wait")
+                # Around the moment at which a change is told, from before it is noticed to after.
+                loop.call_later(0.02, (tmp_path / f"touched-{number}").touch)
+                loop.call_later(0.02 + number * 0.004, waiting.cancel)
+                await asyncio.wait([waiting])
+                assert waiting.cancelled()
+
+    run(main())
