@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from tests.reliability.report.comparisons import comparisons
-from tests.reliability.report.page import in_readme, in_short, page
+from tests.reliability.report.page import in_short, page
+from tests.reliability.report.readme import in_readme
 from tests.reliability.report.records import encode, load
 from tests.reliability.report.running import HERE, TREE, folder_of, folders, run_tier
 

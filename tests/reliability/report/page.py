@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.tables import escaped, table
 from tests.reliability.report.records import Entry, Results, Run
 
-__all__ = [
-    "MUTANTS",
-    "README_BEGIN",
-    "README_END",
-    "TIERS",
-    "Line",
-    "in_readme",
-    "in_short",
-    "lines_of",
-    "page",
-]
+__all__ = ["MUTANTS", "TIERS", "Line", "in_short", "lines_of", "newest_mutants", "page", "verdict"]
 
 MUTANTS = "mutants"
 SAMPLED = {"kill-random", "power cut", "schedules", "signals", "writers", "model"}
@@ -43,8 +32,6 @@ TIERS = (
 """All there are, in the order of the page."""
 
 SIZES = ("quick", "ci", "long")
-README_BEGIN = "<!-- written by nox -s reliability -->"
-README_END = "<!-- until here -->"
 
 
 @dataclass(frozen=True)
@@ -117,29 +104,6 @@ def verdict(results: Results) -> str:
         return "Nothing has been run yet."
     verdict = "none failed" if not failed else "**not all of them passed**: see the table"
     return f"{cases:,} cases were judged; {verdict}."
-
-
-def in_readme(readme: str, results: Results) -> str:
-    """The README with its paragraph about what was shown written anew; as it is, where it has none."""
-    lines = lines_of(results)
-    tiers = len({line.tier for line in lines} - {MUTANTS})
-    tried = [entry for entry in newest_mutants(lines) if entry.skipped is None]
-    found = sum(entry.failure is None for entry in tried)
-    taken_out = (
-        f"{found} of {len(tried)} safeguards that were taken out, one at a time, were missed by a tier. "
-    )
-    text = (
-        f"The promises are held by {tiers} tiers of tests that break things on purpose: {verdict(results)} "
-        f"{taken_out if tried else ''}What was done, what it does not show, and how other libraries "
-        "fare under the same faults: [`docs/reliability.md`](docs/reliability.md)."
-    )
-    filled = textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False)
-    return re.sub(
-        rf"({re.escape(README_BEGIN)}\n).*?({re.escape(README_END)})",
-        lambda match: f"{match[1]}{filled}\n{match[2]}",
-        readme,
-        flags=re.DOTALL,
-    )
 
 
 def counts(lines: Iterable[Line]) -> str:

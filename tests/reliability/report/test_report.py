@@ -10,10 +10,12 @@ import msgspec
 import pytest
 
 from benchmarks.records import Machine
+from tests.reliability.__main__ import GATE, main
 from tests.reliability.report.comparisons import comparisons
-from tests.reliability.report.page import README_BEGIN, README_END, TIERS, in_readme, in_short, page
+from tests.reliability.report.page import TIERS, in_short, page
+from tests.reliability.report.readme import README_BEGIN, README_END, in_readme
 from tests.reliability.report.records import Entry, Results, Run, decode, encode, load
-from tests.reliability.report.running import TREE, folder_of, folders
+from tests.reliability.report.running import TREE, folder_of, folders, run_tier
 
 TEMPLATE = Path(__file__).with_name("template.md").read_text(encoding="utf-8")
 MACHINE = Machine(
@@ -184,3 +186,25 @@ def test_a_comparison_is_spelled_by_who_measured_it(tmp_path: Path) -> None:
     made = comparisons(tmp_path)
     assert "| async_ckpt" in made["bit flip"]()
     assert "Not measured yet" in made["power cut"]()
+
+
+def test_a_tier_is_run_in_a_process_of_its_own() -> None:
+    run = run_tier("order/test_log.py", "quick", processes=0)
+    assert not run.passed, "there is no such file"
+    run = run_tier("order/test_rules.py", "quick", processes=0)
+    assert (run.passed, run.size, run.entries) == (True, "quick", [])
+    assert run.command.endswith("tests/reliability/order/test_rules.py")
+    assert run.cpu_seconds > 0
+
+
+def test_a_tier_that_is_not_there_fails_the_command_and_the_page_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["tests.reliability", "no such tier", "--out", str(tmp_path)])
+    assert main() == 1
+    assert "there is no tier 'no such tier'" in capsys.readouterr().out
+    assert "Nothing has been run yet." in (tmp_path / "reliability.md").read_text("utf-8")
+
+
+def test_the_gate_names_tiers_that_are_explained() -> None:
+    assert {*GATE} - {"mutants"} <= {*TIERS}
