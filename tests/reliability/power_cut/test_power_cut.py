@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.reliability.lives import Promises
 from tests.reliability.power_cut.device import Device, Kind, cannot
-from tests.reliability.power_cut.work import Promises
 from tests.reliability.tier import SEED, counting, pick
 from tests.reliability.tracing.nursery import ask
 

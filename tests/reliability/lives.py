@@ -1,14 +1,17 @@
-"""What runs until the power is cut: saves of rising steps, saves over others, reports, retention.
+"""Lives that end in the middle: saves of rising steps, saves over others, reports, retention.
 
-Every promise is written to a pipe, outside of what is cut: ``try STEP CODE`` before a save, ``done STEP
+Every promise is written to a pipe, outside of what ends: ``try STEP CODE`` before a save, ``done STEP
 CODE`` once it was called durable. The code is what the state is full of.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,14 @@ import numpy as np
 
 from async_ckpt import CheckpointError, Saver
 
-__all__ = ["Promises", "check", "work"]
+__all__ = ["KEEP", "LONGEST_SECS", "Places", "Promises", "begin", "check", "killed"]
+
+KEEP = (1, 2, None)
+LONGEST_SECS = 0.12
+"""Of a life: some ten saves."""
+
+CHECKPOINTS = 12
+"""In a directory that keeps all of them, after which another one is begun."""
 
 SIZES = (10, 3_000, 160_000)
 """Values of the array: a small file, a larger one, and one that goes past the page cache."""
@@ -27,7 +37,7 @@ def state_of(code: int, size: int) -> dict[str, Any]:
 
 
 async def work(directory: Path, keep: int | None, first: int, seed: int, pipe: int) -> None:
-    """Save until it fails; the power was cut then."""
+    """Save until it fails, or the process is killed."""
     rng = random.Random(seed)
     step, code = first, first * 1000
     async with Saver(directory, max_to_keep=keep, reuse_unchanged=rng.random() < 0.5) as saver:
@@ -109,9 +119,57 @@ async def check(directory: Path, keep: int | None) -> dict[int, int]:
     return found
 
 
-def run(directory: Path, keep: int | None, first: int, seed: int, pipe: int) -> None:
-    """:func:`work` in this process, which somebody kills when the power was cut; it ends only then."""
-    try:
-        asyncio.run(work(directory, keep, first, seed, pipe))
-    except (CheckpointError, OSError):
-        return
+def begin(directory: Path, keep: int | None, promises: Promises, seed: int) -> tuple[int, int]:
+    """Begin a life in a forked child; gives its process, and the end of the pipe where it is heard."""
+    listening, pipe = os.pipe()
+    first = max(promises.tried, default=0)
+    child = os.fork()
+    if child == 0:
+        os.close(listening)
+        try:
+            with contextlib.suppress(CheckpointError, OSError):
+                asyncio.run(work(directory, keep, first, seed, pipe))
+        finally:
+            os._exit(0)
+    os.close(pipe)
+    return child, listening
+
+
+def killed(child: int, listening: int, promises: Promises) -> int:
+    """End a life, and hear what it said; gives how many saves it called durable."""
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with os.fdopen(listening, "rb") as heard:
+        return promises.hear(heard.read().decode())
+
+
+class Places:
+    """A directory for each way to keep checkpoints, and what was promised of it.
+
+    Args:
+        root: Where they lie.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._open: dict[int | None, tuple[str, Promises]] = {}
+
+    def of(self, keep: int | None, number: int) -> tuple[Path, Promises]:
+        """The directory of this way; a new one where the old one is full. ``number`` tells new ones apart."""
+        name, promises = self._open.get(keep, ("", Promises()))
+        if not name or len(promises.acknowledged) > CHECKPOINTS:
+            if name:
+                shutil.rmtree(self._root / name)
+            # A new name: what is deleted here may come back with the next cut.
+            name, promises = self._open[keep] = f"keep-{keep}-{number}", Promises()
+        return self._root / name, promises
+
+    def judge(self, keep: int | None) -> tuple[int, ...]:
+        """Look at what is there, and go on from it; gives what tells one state from another."""
+        name, promises = self._open[keep]
+        found = asyncio.run(check(self._root / name, keep))
+        promises.judge(found, keep)
+        # What was saved by the look itself is what the next life starts from.
+        last = max(found, default=0) + 1
+        promises.hear(f"try {last} {last * 1000}\ndone {last} {last * 1000}\n")
+        return KEEP.index(keep), *(step - last for step in found)
