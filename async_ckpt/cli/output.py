@@ -12,7 +12,11 @@ from typing import Any, Literal
 
 import msgspec
 
-__all__ = ["Column", "print_json", "print_table", "say"]
+__all__ = ["Column", "note", "print_json", "print_table", "say"]
+
+
+_FOLDED = 20
+_WIDEST = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,11 @@ def say(line: str, *, style: str = "") -> None:
     Console(highlight=False).print(line, style=style, markup=False)
 
 
+def note(line: str) -> None:
+    """Print one line beside the output, on standard error."""
+    print(f"async-ckpt: {line}", file=sys.stderr)
+
+
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Print rows of cells below the columns' heads; nothing but the heads if there are none."""
     if sys.stdout.isatty():
@@ -57,22 +66,29 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
 
 def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415
+    from rich.cells import cell_len  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
+    console = Console(highlight=False)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
+    for at, column in enumerate(columns):
+        widest = max(cell_len(cells[at]) for cells in ([each.name for each in columns], *rows))
         table.add_column(
             column.name,
             justify=column.align,
             style=column.style or None,
             no_wrap=not column.fold,
             overflow="fold",
+            min_width=min(widest, _FOLDED) if column.fold else widest,
         )
     for row in rows:
         table.add_row(*map(Text, row))
-    Console(highlight=False).print(table)
+    # In a terminal that is too narrow the terminal wraps the lines: a figure that was cut looks like another.
+    needed = console.measure(table, options=console.options.update(max_width=_WIDEST)).minimum
+    console.width = max(console.width, needed)
+    console.print(table)
 
 
 def _print_plain(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:

@@ -41,6 +41,18 @@ class Place:
             raise Refused(f"{text}: the step behind @ is a number or 'latest', not {step!r}")
         return cls(_directory(Path(name)), None if step == "latest" else int(step))
 
+    @classmethod
+    def parse_directory(cls, text: str) -> Place:
+        """Read ``DIR``, where all its checkpoints are meant.
+
+        Raises:
+            Refused: There is no such directory, or one of its checkpoints is named.
+        """
+        place = cls.parse(text)
+        if place.directory != Path(text):
+            raise Refused(f"{text}: this is for a whole directory; give {place.directory}, without @")
+        return place
+
     def __str__(self) -> str:
         return str(self.directory) if self.step is None else f"{self.directory}@{self.step}"
 

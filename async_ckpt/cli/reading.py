@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from async_ckpt.cli.outcome import one_line
+from async_ckpt.cli.output import note
 from async_ckpt.errors import DamagedCheckpointError, FormatVersionError, NoCheckpointError, RestoreError
 from async_ckpt.saver.catalog import Catalog
 from async_ckpt.storage.local import LocalStore
@@ -105,6 +107,8 @@ class Directory:
     async def step(self) -> int:
         """The step of the place: the one it names, else the newest valid one.
 
+        Newer ones that were passed over are named on standard error.
+
         Raises:
             RestoreError: There is none.
         """
@@ -113,11 +117,15 @@ class Directory:
         reasons: list[RestoreError] = []
         for step in sorted(await self.store.steps(), reverse=True):
             try:
-                return (await self.catalog.entry(step)).step
+                found = (await self.catalog.entry(step)).step
             except NoCheckpointError:
                 continue
             except (DamagedCheckpointError, FormatVersionError) as error:
                 reasons.append(error)
+                continue
+            for reason in reasons:
+                note(f"step {reason.step} is passed over: {one_line(reason)}")
+            return found
         where = self.place.directory
         if reasons:
             message = f"{where}: none of its {len(reasons)} checkpoints is valid; the newest: {reasons[0]}"

@@ -79,12 +79,14 @@ def test_pins_default_to_the_newest_and_can_be_set_beside_a_running_writer(tmp_p
     ("words", "said"),
     [
         ((), "say what to keep"),
-        (("--keep-last", 0), "at least 1"),
+        (("--keep-last", 0), "--keep-last needs at least 1"),
         (("--keep-last", "x"), "x"),
-        (("--keep-every", -3), "at least 1"),
+        (("--keep-every", -3), "--keep-every needs at least 1"),
         (("--keep-best", "loss"), "N:METRIC"),
         (("--keep-best", "2:"), "N:METRIC"),
-        (("--keep-best", "0:loss"), "at least 1"),
+        (("--keep-best", "0:loss"), "--keep-best needs at least 1"),
+        (("--keep-best", "1:lose"), "no checkpoint has the metric 'lose'; there is loss"),
+        (("--keep-best", "1:loss:mn"), "no checkpoint has the metric 'loss:mn'"),
     ],
 )
 def test_rules_that_are_none_are_wrong_use_and_delete_nothing(
@@ -101,3 +103,26 @@ def test_a_pin_needs_a_checkpoint(tmp_path: Path) -> None:
     saved(tmp_path, 1)
     assert run("pin", f"{tmp_path}@5").code == 3
     assert run("unpin", f"{tmp_path}@5").code == 0
+
+
+def test_a_metric_where_there_are_none_is_wrong_use_and_nothing_to_prune_is_fine(tmp_path: Path) -> None:
+    assert run("prune", tmp_path, "--keep-best", "1:loss").code == 0
+    saved(tmp_path, 1, 2, metrics=lambda _: {})
+    done = run("prune", tmp_path, "--keep-best", "1:loss")
+    assert done.code == 2
+    assert "they have no metrics at all" in done.err
+    assert steps(tmp_path) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "words", [("ls",), ("prune", "--keep-last", 1), ("stats",), ("watch", "--once", "--timeout", 0.01)]
+)
+def test_what_is_for_a_whole_directory_refuses_one_checkpoint_of_it(
+    tmp_path: Path, words: tuple[object, ...]
+) -> None:
+    saved(tmp_path, 1, 2)
+    command, *rest = words
+    done = run(command, f"{tmp_path}@2", *rest)
+    assert (done.code, done.out) == (2, "")
+    assert f"give {tmp_path}, without @" in done.err
+    assert steps(tmp_path) == [1, 2]

@@ -70,7 +70,9 @@ def test_ls_shows_pins(tmp_path: Path) -> None:
 
 
 def test_an_empty_directory_has_no_checkpoints_and_that_is_fine(tmp_path: Path) -> None:
-    assert run("ls", tmp_path).code == 0
+    listed = run("ls", tmp_path)
+    assert (listed.code, listed.out) == (0, "")
+    assert listed.err == f"async-ckpt: {tmp_path} holds no checkpoint\n"
     assert run("ls", tmp_path, "--json").json() == []
     for command in ("show", "verify"):
         done = run(command, tmp_path)
@@ -112,7 +114,11 @@ def test_show_has_tensors_groups_metrics_and_metadata(tmp_path: Path) -> None:
 def test_show_takes_the_newest_valid_one(tmp_path: Path) -> None:
     saved(tmp_path, 1, 2)
     flip(tmp_path / "step-00000002" / "manifest.json")
-    assert run("show", tmp_path, "--json").json()["step"] == 1
+    passing = run("show", tmp_path, "--json")
+    assert passing.json()["step"] == 1
+    assert passing.err.startswith("async-ckpt: step 2 is passed over: ")
+    assert "manifest.json" in passing.err
+    assert run("show", f"{tmp_path}@1").err == ""
     assert run("show", f"{tmp_path}@latest", "--json").json()["step"] == 1
     damaged = run("show", f"{tmp_path}@2")
     assert damaged.code == 1

@@ -24,16 +24,18 @@ async def ls(directory: str, /, *, json: Json = False) -> int:
     directory
         The directory of the run.
     """
-    from async_ckpt.cli.output import Column, print_json, print_table  # noqa: PLC0415
+    from async_ckpt.cli.output import Column, note, print_json, print_table  # noqa: PLC0415
     from async_ckpt.cli.place import Place  # noqa: PLC0415
     from async_ckpt.cli.reading import Directory  # noqa: PLC0415
     from async_ckpt.system.clock import RealClock  # noqa: PLC0415
 
-    async with Directory(Place.parse(directory)) as found:
+    async with Directory(Place.parse_directory(directory)) as found:
         rows = await found.rows()
     now = RealClock().wall()
     if json:
         print_json([_record(row, now) for row in rows])
+    elif not rows:
+        note(f"{directory} holds no checkpoint")
     else:
         columns = [
             Column("step", "right", "bold"),

@@ -35,7 +35,7 @@ async def unpin(place: str, /) -> None:
     async with _opened(place) as found:
         step = await found.step()
         await found.store.unpin(step)
-    _say(f"step {step} is not pinned any more")
+    _say(f"step {step} is not pinned")
 
 
 def _opened(place: str) -> Directory:

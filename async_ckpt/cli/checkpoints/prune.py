@@ -23,7 +23,11 @@ async def prune(
     keep_last: Annotated[int | None, Parameter(help="Keep the N newest.")] = None,
     keep_best: Annotated[
         tuple[str, ...],
-        Parameter(negative="", help="Keep the N best: N:METRIC, or N:METRIC:min if less is better."),
+        Parameter(
+            negative="",
+            show_default=False,
+            help="Keep the N best: N:METRIC, or N:METRIC:min if less is better.",
+        ),
     ] = (),
     keep_every: Annotated[int | None, Parameter(help="Keep one for every N steps.")] = None,
     dry_run: Flag = False,
@@ -46,9 +50,10 @@ async def prune(
     from async_ckpt.saver import Saver  # noqa: PLC0415
 
     policies = _policies(keep_last, keep_best, keep_every)
-    place = Place.parse(directory)
+    place = Place.parse_directory(directory)
     async with Directory(place) as found:
         rows = await found.rows()
+        _check_metrics(rows, policies)
         gone = await _surplus(found, rows, policies)
     if not dry_run:
         async with Saver(place.directory, keep=policies) as saver:
@@ -64,14 +69,11 @@ def _policies(last: int | None, best: tuple[str, ...], every: int | None) -> lis
     from async_ckpt.core.retention import EveryNSteps, LatestN  # noqa: PLC0415
 
     found: list[Policy] = []
-    try:
-        if last is not None:
-            found.append(LatestN(last))
-        found += map(_best, best)
-        if every is not None:
-            found.append(EveryNSteps(every))
-    except ValueError as error:
-        raise Refused(str(error)) from error
+    if last is not None:
+        found.append(LatestN(_at_least_1("--keep-last", last)))
+    found += map(_best, best)
+    if every is not None:
+        found.append(EveryNSteps(_at_least_1("--keep-every", every)))
     if not found:
         raise Refused("say what to keep: --keep-last N, --keep-best N:METRIC or --keep-every N")
     return found
@@ -86,7 +88,24 @@ def _best(text: str) -> Policy:
         metric, _, mode = rest.rpartition(":")
     if not (count.isascii() and count.isdigit() and metric):
         raise Refused(f"--keep-best takes N:METRIC or N:METRIC:min, not {text!r}")
-    return BestN(int(count), metric, "min" if mode == "min" else "max")
+    return BestN(_at_least_1("--keep-best", int(count)), metric, "min" if mode == "min" else "max")
+
+
+def _at_least_1(option: str, count: int) -> int:
+    if count < 1:
+        raise Refused(f"{option} needs at least 1, not {count}")
+    return count
+
+
+def _check_metrics(rows: list[Row], policies: list[Policy]) -> None:
+    """Refuse a metric that no checkpoint has: misspelled, it would keep nothing."""
+    from async_ckpt.core.retention import BestN  # noqa: PLC0415
+
+    known = sorted({name for row in rows for name in row.metrics or ()})
+    for policy in policies:
+        if isinstance(policy, BestN) and policy.metric not in known and any(row.valid for row in rows):
+            there = f"there is {', '.join(known)}" if known else "they have no metrics at all"
+            raise Refused(f"--keep-best: no checkpoint has the metric {policy.metric!r}; {there}")
 
 
 async def _surplus(found: Directory, rows: list[Row], policies: list[Policy]) -> list[int]:
@@ -116,5 +135,5 @@ def _print(record: dict[str, Any]) -> None:
     for step in record["deleted"]:
         say(f"{verb} step {step}", style="yellow")
     kept = ", ".join(map(str, record["kept"])) or "none"
-    count = len(record["deleted"])
+    count = words.count(len(record["deleted"]), "checkpoint")
     say(f"{verb} {count}, at least {words.size(record['freed_bytes'])}; kept: {kept}")

@@ -37,7 +37,7 @@ def stats(
     from async_ckpt.cli.statistics import gather  # noqa: PLC0415
     from async_ckpt.storage.journal import JOURNAL, read_events  # noqa: PLC0415
 
-    place = Place.parse(directory).directory
+    place = Place.parse_directory(directory).directory
     found = gather(read_events(place))
     if not found.sessions and not found.saves:
         raise Refused(f"{place}: there is no {JOURNAL} with a session in it", code=Exit.IO)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -46,10 +48,11 @@ async def watch(
     from async_ckpt.saver import watch_checkpoints  # noqa: PLC0415
 
     words = _words(exec_)
-    try:
-        watching = watch_checkpoints(directory, min_interval_secs=min_interval, timeout_secs=timeout)
-    except ValueError as error:
-        raise Refused(str(error)) from error
+    _check_directory(directory)
+    for option, secs in (("--timeout", timeout), ("--min-interval", min_interval)):
+        if secs is not None and not 0 <= secs < math.inf:
+            raise Refused(f"{option} has to be at least 0, not {secs:g}")
+    watching = watch_checkpoints(directory, min_interval_secs=min_interval, timeout_secs=timeout)
     seen = failed = 0
     async with watching as found:
         async for checkpoint in found:
@@ -61,6 +64,15 @@ async def watch(
     if not seen:
         raise Refused(f"{directory}: no checkpoint came within {timeout:g} s", code=Exit.IO)
     return Exit.FOUND if failed else Exit.DONE
+
+
+def _check_directory(text: str) -> None:
+    """It need not be there; but what is there already has to be a directory, and named as one."""
+    from async_ckpt.cli.place import Place  # noqa: PLC0415
+
+    name, at, _ = text.rpartition("@")
+    if Path(text).exists() or (at and Path(name).is_dir()):
+        Place.parse_directory(text)
 
 
 def _words(command: str | None) -> list[str] | None:
