@@ -76,9 +76,15 @@ def _build() -> cyclopts.App:
         help_format="plaintext",
     )
     for command in COMMANDS:
-        app.command(command, name=command.__name__.rstrip("_"))
+        app.command(command, name=command.__name__.rstrip("_"), help=_help(command))
     app.register_install_completion_command()
     return app
+
+
+def _help(command: Callable[..., object]) -> str:
+    """What a command does, a line for each paragraph: the terminal breaks them, and not the source."""
+    said, _, _ = inspect.cleandoc(command.__doc__ or "").partition("\n\nParameters\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in said.split("\n\n"))
 
 
 def _version() -> str:

@@ -8,5 +8,7 @@ from cyclopts import Parameter
 
 __all__ = ["Flag", "Json"]
 
-Flag: TypeAlias = Annotated[bool, Parameter(negative="")]
-Json: TypeAlias = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
+Flag: TypeAlias = Annotated[bool, Parameter(negative="", show_default=False)]
+Json: TypeAlias = Annotated[
+    bool, Parameter(name="--json", negative="", show_default=False, help="Print JSON.")
+]

@@ -22,7 +22,10 @@ async def export(
     out: Path,
     /,
     *,
-    only: Annotated[tuple[str, ...], Parameter(negative="", help="Globs over paths, as 'model/**'.")] = (),
+    only: Annotated[
+        tuple[str, ...],
+        Parameter(negative="", show_default=False, help="Globs over paths, as 'model/**'."),
+    ] = (),
     force: Flag = False,
 ) -> None:
     """Write tensors of a checkpoint to one safetensors file, each under its path.

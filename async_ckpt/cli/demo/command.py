@@ -10,6 +10,8 @@ from typing import Annotated, TypeAlias
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from async_ckpt.cli.options import Flag
+
 __all__ = ["Options", "demo"]
 
 
@@ -20,7 +22,6 @@ def _a_number(_: object, value: float) -> None:
 
 
 Count: TypeAlias = Annotated[int, Parameter(validator=Number(gte=1))]
-Flag: TypeAlias = Annotated[bool, Parameter(negative="")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +60,14 @@ def demo(options: Annotated[Options, Parameter(name="*")] = Options()) -> int:
     checkpoint is, and ends with the same bytes as a run that nobody disturbed.
     """
     import asyncio  # noqa: PLC0415 - as light as the module promises to be
+    import warnings  # noqa: PLC0415
 
     # One thread adds up in the same order on any number of cores, and leaves the others to the writers.
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # noqa: PLC0415
 
     from async_ckpt.cli.demo.run import run  # noqa: PLC0415 - numpy and the session
 
-    with threadpool_limits(limits=1, user_api="blas"):
+    with threadpool_limits(limits=1, user_api="blas"), warnings.catch_warnings():
+        # The display says it, in a line that is no line of source.
+        warnings.filterwarnings("ignore", "the checkpoint of step .* was passed over", RuntimeWarning)
         return asyncio.run(run(options))
