@@ -19,7 +19,7 @@ def test_the_same_checkpoint_has_no_differences(tmp_path: Path) -> None:
     done = run("diff", tmp_path, f"{tmp_path}@1")
     assert done.code == 0
     assert "identical groups: frozen, model" in done.out
-    assert "is the same" in done.out
+    assert "was saved the same" in done.out
 
 
 def test_changes_are_measured_and_unchanged_groups_named(tmp_path: Path) -> None:
@@ -57,6 +57,13 @@ def test_added_removed_and_reshaped_tensors_and_plain_values_are_named(tmp_path:
     plain = run("diff", tmp_path / "old", tmp_path / "new").out
     assert "F64 2 -> F64 3" in plain
     assert "n: 1 -> 2" in plain
+
+
+def test_a_value_of_one_side_only_is_told_from_none(tmp_path: Path) -> None:
+    saved(
+        tmp_path, 1, 2, make=lambda step: {"a": np.zeros(2), "n": None} if step == 1 else {"a": np.zeros(2)}
+    )
+    assert "n: None -> not there" in run("diff", f"{tmp_path}@1", f"{tmp_path}@2").out
 
 
 def test_values_that_are_not_what_was_saved_are_not_compared(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from async_ckpt import Saver
+from async_ckpt.cli.safe_output import new_file
 from tests.cli.command import flip, run, saved
 
 
@@ -181,3 +182,25 @@ def test_what_is_asked_for_wrongly_is_said(tmp_path: Path) -> None:
         done = run("import", *words, "--into", run_dir)
         assert (done.code, said in done.err) == (code, True), done
     assert [row["step"] for row in run("ls", run_dir, "--json").json()] == [0]
+
+
+def test_a_place_for_an_export_that_is_none_is_said_in_the_words_of_who_named_it(tmp_path: Path) -> None:
+    saved(tmp_path / "run", 1)
+    done = run("export", tmp_path / "run", tmp_path, "--force")
+    assert done.code == 2
+    assert done.err == f"async-ckpt: {tmp_path} is a directory: name a file in it\n"
+    done = run("export", tmp_path / "run", tmp_path / "nowhere" / "out")
+    assert done.code == 3
+    assert f"there is no directory {tmp_path / 'nowhere'}" in done.err
+
+
+def test_a_write_that_fails_names_the_file_and_leaves_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with (
+        pytest.raises(OSError, match="No space left") as caught,
+        new_file(out, replace=False),
+        Path("/dev/full").open("wb", buffering=0) as full,
+    ):
+        full.write(b"x")
+    assert caught.value.filename == str(out)
+    assert list(tmp_path.iterdir()) == []

@@ -86,7 +86,7 @@ class PlainDisplay:
             case events.SignalReceived(signal=signal, count=1):
                 self.say(f"{signal}: one more save, then it stops; a second one stops it at once")
             case events.SaveFailed() | events.SaveUnknown() | events.CheckpointRejected():
-                self.say(f"trouble: {self._view.trouble}")
+                self.say(_trouble(self._view))
             case events.CheckpointDeleted(step=step):
                 self.say(f"deleted step={step}")
             case events.CheckpointsAbandoned(steps=steps):
@@ -112,6 +112,10 @@ class PlainDisplay:
         pass
 
 
+def _trouble(view: View) -> str:
+    return f"trouble: {view.trouble}"
+
+
 class LiveDisplay:
     """A panel redrawn ten times a second from a thread, so that a slow terminal holds up nobody."""
 
@@ -120,7 +124,9 @@ class LiveDisplay:
 
         from async_ckpt.cli.demo.panel import Panel  # noqa: PLC0415
 
-        self._live = Live(Panel(view), auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        self._view = view
+        # What is logged meanwhile goes above the panel, which would be torn by it otherwise.
+        self._live = Live(Panel(view), auto_refresh=False, redirect_stdout=False)
         self._worker = Worker("demo-display")
         self._over = asyncio.Event()
         self._drawing: asyncio.Task[None] | None = None
@@ -129,6 +135,9 @@ class LiveDisplay:
         self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def tell(self, event: events.Event) -> None:
+        # Whole and to stay: the panel has room for the beginning of it, until the next one comes.
+        if isinstance(event, events.SaveFailed | events.SaveUnknown | events.CheckpointRejected):
+            self.say(_trouble(self._view))
         # Not before: of a session that cannot be entered there is nothing to draw.
         if isinstance(event, events.SessionBegan):
             self._live.start()

@@ -9,6 +9,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from async_ckpt.cli.words import size
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -16,11 +18,11 @@ if TYPE_CHECKING:
 
     from async_ckpt.cli.demo.view import View
 
-__all__ = ["Panel", "size", "sparkline"]
+__all__ = ["Panel", "sparkline"]
 
 BARS = "▁▂▃▄▅▆▇█"
 BAR_WIDTH = 40
-MEBIBYTE = 1024 * 1024
+LABEL_WIDTH = len("directory")
 
 
 class Panel:
@@ -32,7 +34,7 @@ class Panel:
     def __rich__(self) -> RenderableType:
         view = self._view
         rows = Table.grid(padding=(0, 2))
-        rows.add_column(style="bold", no_wrap=True)
+        rows.add_column(style="bold", no_wrap=True, min_width=LABEL_WIDTH)
         rows.add_column(width=BAR_WIDTH, no_wrap=True)
         rows.add_column(no_wrap=True)
 
@@ -53,15 +55,6 @@ class Panel:
             box=box.ROUNDED,
             expand=False,
         )
-
-
-def size(count: int) -> str:
-    """Return a number of bytes in words: ``912 B``, ``3.4 MiB``."""
-    if count < 1024:
-        return f"{count} B"
-    if count < MEBIBYTE:
-        return f"{count / 1024:.1f} KiB"
-    return f"{count / MEBIBYTE:.1f} MiB"
 
 
 def sparkline(values: Iterable[float]) -> str:

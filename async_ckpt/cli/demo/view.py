@@ -104,9 +104,11 @@ class View:
                 self.kept = sorted({*self.kept, step})
             case events.SaveFailed(step=step, reason=reason) | events.SaveUnknown(step=step, reason=reason):
                 self.saving = None
-                self.trouble = f"save of step {step}: {reason}"
+                self.trouble = f"save of step {step}: {reason.removeprefix(f'step {step}: ')}"
             case events.CheckpointDeleted(step=step):
                 self.kept = [kept for kept in self.kept if kept != step]
+            case events.CheckpointsAbandoned(steps=steps):
+                self.kept = [kept for kept in self.kept if kept not in steps]
             case _:
                 pass
 
