@@ -124,3 +124,19 @@ async def test_of_a_session_that_was_never_entered_nothing_is_drawn(monkeypatch:
     async with choose(View(D, 100, 0.97), plain=False, on_closed=never):
         pass
     assert "async-ckpt demo" not in out.getvalue()
+
+
+@pytest.mark.asyncio
+async def test_trouble_is_told_whole_above_the_panel(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich")
+    out = Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
+    reason = "/a/long/way/down/" + "x" * 80 + ": 100 bytes instead of 1208360"
+    view = View(D, 100, 0.97)
+    async with choose(view, plain=False, on_closed=never) as face:
+        rejected = make(events.CheckpointRejected, step=9, path=D, reason=reason)
+        view.observe(rejected)
+        face.tell(rejected)
+    assert f"trouble: checkpoint 9 passed over: {reason}\n" in out.getvalue()

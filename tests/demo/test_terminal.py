@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("sklearn")
 pytest.importorskip("rich")
 
+from tests.cli.command import flip
 from tests.cli.terminal import CONTROL_C, terminal
 
 
@@ -30,3 +31,17 @@ def test_the_panel_is_live_ctrl_c_saves_and_the_second_run_goes_on(tmp_path: Pat
         assert second.read_to_the_end() == 0
     assert second.text.startswith(f"resumed from step {stopped[1]} in ")
     assert f"stopped at step {int(stopped[1]) + 10}: " in second.text
+
+
+def test_a_damaged_checkpoint_is_told_in_a_line_and_does_not_tear_the_panel(tmp_path: Path) -> None:
+    words = ("--dir", tmp_path, "--hidden", "32", "--stop-at", "0", "--step-ms", "0")
+    with terminal("demo", *words, "--steps", "40") as first:
+        assert first.read_to_the_end() == 0
+    flip(tmp_path / "step-00000040" / "model-00001-of-00001.safetensors")
+    with terminal("demo", *words, "--steps", "60") as second:
+        assert second.read_to_the_end() == 0
+    assert second.text.startswith("trouble: checkpoint 40 passed over: ")
+    assert "resumed from step 20" in second.text
+    assert "RuntimeWarning" not in second.text
+    there = sorted(int(path.name.removeprefix("step-")) for path in tmp_path.glob("step-*"))
+    assert f"on disk: {', '.join(map(str, there))}\r\n" in second.text

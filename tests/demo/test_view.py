@@ -69,6 +69,16 @@ def test_deleted_checkpoints_leave_the_list() -> None:
     assert seen.kept == []
 
 
+def test_checkpoints_set_aside_leave_the_list() -> None:
+    seen = view(COMMITTED, make(events.CheckpointsAbandoned, directory=D, steps=(20, 30)))
+    assert seen.kept == []
+
+
+def test_trouble_names_its_step_once() -> None:
+    failed = make(events.SaveFailed, directory=D, step=20, reason="step 20: /x: No space left on device")
+    assert view(failed).trouble == "save of step 20: /x: No space left on device"
+
+
 def test_votes_and_the_stop_are_kept_in_words() -> None:
     seen = view(
         make(events.StopVoted, listener="evaluator", step=20, reason="good"),
@@ -137,13 +147,13 @@ def test_the_panel_of_a_resumed_run_names_the_earlier_checkpoint() -> None:
 
 def test_a_narrow_terminal_is_no_error() -> None:
     assert drawn(view(COMMITTED), width=20)
+    assert "accuracy" in drawn(view(COMMITTED), width=60)
 
 
-def test_sizes_and_sparklines() -> None:
+def test_sparklines() -> None:
     pytest.importorskip("rich")
-    from async_ckpt.cli.demo.panel import size, sparkline
+    from async_ckpt.cli.demo.panel import sparkline
 
-    assert [size(n) for n in (0, 1023, 1024, 3 << 20)] == ["0 B", "1023 B", "1.0 KiB", "3.0 MiB"]
     assert sparkline([]) == ""
     assert sparkline([3.0]) == "▁"
     assert sparkline([0.0, 1.0, 0.5]) == "▁█▅"
