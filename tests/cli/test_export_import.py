@@ -204,3 +204,14 @@ def test_a_write_that_fails_names_the_file_and_leaves_nothing(tmp_path: Path) ->
         full.write(b"x")
     assert caught.value.filename == str(out)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", [-1, 10**20])
+def test_a_step_that_no_checkpoint_can_have_is_wrong_use_and_leaves_nothing(
+    tmp_path: Path, step: int
+) -> None:
+    np.save(tmp_path / "w.npy", np.zeros(3))
+    done = run("import", tmp_path / "w.npy", "--into", tmp_path / "run", f"--step={step}")
+    assert done.code == 2
+    assert done.err.startswith("async-ckpt: --step: ")
+    assert not (tmp_path / "run").exists()

@@ -115,7 +115,14 @@ def test_a_metric_where_there_are_none_is_wrong_use_and_nothing_to_prune_is_fine
 
 
 @pytest.mark.parametrize(
-    "words", [("ls",), ("prune", "--keep-last", 1), ("stats",), ("watch", "--once", "--timeout", 0.01)]
+    "words",
+    [
+        ("ls",),
+        ("verify", "--all"),
+        ("prune", "--keep-last", 1),
+        ("stats",),
+        ("watch", "--once", "--timeout", 0.01),
+    ],
 )
 def test_what_is_for_a_whole_directory_refuses_one_checkpoint_of_it(
     tmp_path: Path, words: tuple[object, ...]

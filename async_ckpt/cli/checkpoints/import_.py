@@ -34,9 +34,15 @@ async def import_(
     from async_ckpt.cli import words  # noqa: PLC0415
     from async_ckpt.cli.output import say  # noqa: PLC0415
     from async_ckpt.saver import Saver  # noqa: PLC0415
+    from async_ckpt.storage.names import check_step  # noqa: PLC0415
 
     if not files:
         raise Refused("name at least one file")
+    if step is not None:
+        try:
+            check_step(step)
+        except ValueError as error:
+            raise Refused(f"--step: {error}") from error
     async with Saver(into, max_to_keep=None) as saver:
         number = await _step(saver, into, step)
         state = await saver._worker.call(_state, files)

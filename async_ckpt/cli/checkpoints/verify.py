@@ -30,7 +30,7 @@ async def verify(place: str, /, *, all_: Flag = False, json: Json = False) -> in
     from async_ckpt.cli.reading import Directory  # noqa: PLC0415
     from async_ckpt.errors import NoCheckpointError  # noqa: PLC0415
 
-    where = Place.parse(place)
+    where = Place.parse_directory(place) if all_ else Place.parse(place)
     async with Directory(where) as found:
         steps = await found.store.steps() if where.step is None else [where.step]
         if not steps:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,7 +49,7 @@ async def watch(
     words = _words(exec_)
     _check_directory(directory)
     for option, secs in (("--timeout", timeout), ("--min-interval", min_interval)):
-        if secs is not None and not 0 <= secs < math.inf:
+        if secs is not None and not secs >= 0:
             raise Refused(f"{option} has to be at least 0, not {secs:g}")
     watching = watch_checkpoints(directory, min_interval_secs=min_interval, timeout_secs=timeout)
     seen = failed = 0
