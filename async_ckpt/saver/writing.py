@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from async_ckpt.errors import DirectoryLockedError, SaveError, UnsupportedLeafError
 from async_ckpt.saver.files import Before, Files, Stop
@@ -91,6 +91,8 @@ class Options:
     beside_steps: bool = False
 
 
+Outcomes: TypeAlias = Literal["failed", "unknown"]
+
 _TOGETHER = 64 * 2**20
 """Bytes from which a state is written while it is being copied; a smaller one is copied in a blink."""
 
@@ -151,7 +153,9 @@ class Writer:
                 raise
             if not isinstance(error, Exception):
                 raise
-            raise self._as_save_error(job.pending.step, error) from error
+            # Where it was while the names changed, nobody knows what it left.
+            outcome: Outcomes = "unknown" if job.pending._phase == "committing" else "failed"
+            raise self._as_save_error(job.pending.step, error, outcome) from error
         finally:
             self._busy = False
             self._let_go_of_memory(job)
@@ -385,11 +389,11 @@ class Writer:
         if pending._stopped():
             raise pending._cancelled()
 
-    def _as_save_error(self, step: int, error: Exception) -> SaveError:
+    def _as_save_error(self, step: int, error: Exception, outcome: Outcomes) -> SaveError:
         where = getattr(error, "filename", None)
         path = where if isinstance(where, str) else f"{self._store.location}/{step_name(step)}"
-        message = f"the save of step {step} failed: {error or type(error).__name__}"
-        return SaveError(message, step=step, path=path)
+        message = f"the save of step {step} failed: {str(error) or type(error).__name__}"
+        return SaveError(message, step=step, path=path, outcome=outcome)
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> Callable[[], None]:

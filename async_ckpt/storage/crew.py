@@ -59,20 +59,35 @@ class Crew:
     ) -> asyncio.Future[Outcome[T]]:
         """Start ``fn`` in a thread; ``owner`` is what :meth:`idle` can wait for."""
         self.claim()
+        owed = [True]
         self._tally.enter()
         try:
-            future = worker.submit(self._counted, fn, *args)
+            future = worker.submit(self._counted, owed, fn, *args)
+            future.add_done_callback(lambda _: self._disown(owed))
         except BaseException:
-            self._tally.leave()
+            self._disown(owed)
             raise
         self._track(future, owner)
         return future
 
-    def _counted(self, fn: Callable[..., T], *args: Any) -> T:
+    def _counted(self, owed: list[bool], fn: Callable[..., T], *args: Any) -> T:
+        owed.pop()
         try:
             return fn(*args)
         finally:
             self._tally.leave()
+
+    def _disown(self, owed: list[bool]) -> bool:
+        """What never came to its first line, for lack of memory or being cancelled, is over: True.
+
+        To take the only item of a list is one step: if that is done here, the line is never passed.
+        """
+        try:
+            owed.pop()
+        except IndexError:
+            return False
+        self._tally.leave()
+        return True
 
     async def call(self, worker: Worker, fn: Callable[..., T], *args: Any, owner: str = "") -> T:
         """Run ``fn`` in a thread and wait for it, through cancellation."""
@@ -92,18 +107,23 @@ class Crew:
     async def carry_out(self, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any, owner: str = "") -> T:
         """Run ``fn(small, *args)``, made of hops to that worker, to its end, through cancellation."""
         self.claim()
+        owed = [True]
+        work = self._joined(self.small, owed, fn, *args)
         self._tally.enter()
-        begun: list[bool] = []
-        task: asyncio.Task[T] = spawn(self._joined(self.small, begun, fn, *args), name=f"{self._name}-small")
-        # A task that is cancelled before its first step never reaches a line of its own.
-        task.add_done_callback(lambda _: None if begun else self._tally.leave())
+        try:
+            task: asyncio.Task[T] = spawn(work, name=f"{self._name}-small")
+            task.add_done_callback(lambda _: self._disown(owed))
+        except BaseException:
+            if self._disown(owed):
+                work.close()
+            raise
         self._track(task, owner)
         return await finish(task)
 
     async def _joined(
-        self, small: Worker, begun: list[bool], fn: Callable[..., Coroutine[Any, Any, T]], *args: Any
+        self, small: Worker, owed: list[bool], fn: Callable[..., Coroutine[Any, Any, T]], *args: Any
     ) -> T:
-        begun.append(True)
+        owed.pop()
         try:
             return await fn(small, *args)
         finally:
@@ -116,7 +136,7 @@ class Crew:
         while busy := [
             future
             for future, whose in self._running.items()
-            if future.get_loop() is loop and (owner is None or whose == owner)
+            if future.get_loop() is loop and not future.done() and (owner is None or whose == owner)
         ]:
             await asyncio.wait(busy)
 

@@ -26,7 +26,9 @@ async def write_small(worker: Worker, directory: int, name: str, data: bytes | m
     """
     opener = partial(_open_new, directory)
     loop = asyncio.get_running_loop()
-    async with aiofiles.open(name, "xb", buffering=0, opener=opener, executor=worker.pool, loop=loop) as file:
+    file = await aiofiles.open(name, "xb", buffering=0, opener=opener, executor=worker.pool, loop=loop)
+    # Not as a context manager: that would close it in the loop's default executor, which belongs to nobody.
+    try:
         rest = memoryview(data)
         while rest:
             count = await file.write(rest)
@@ -34,6 +36,8 @@ async def write_small(worker: Worker, directory: int, name: str, data: bytes | m
                 raise OSError(errno.EIO, "the device accepts no bytes and reports no error")
             rest = rest[count:]
         await worker.call(posix.fsync, file.fileno())
+    finally:
+        await file.close()
 
 
 def _open_new(directory: int, name: str, flags: int) -> int:

@@ -55,18 +55,30 @@ def capture(fn: Callable[..., T], /, *args: Any) -> Outcome[T]:
         return Outcome(error=error)
 
 
+_TRIES = 100
+
+
 async def finish(awaitable: Awaitable[T]) -> T:
     """Wait for ``awaitable`` to end, however often the waiting task is cancelled meanwhile.
 
     A cancellation that arrived is raised once the awaitable is done; its result is then dropped.
+
+    Raises:
+        MemoryError: There is none, time and again, for the waiting itself.
     """
     future = asyncio.ensure_future(awaitable)
     cancelled: asyncio.CancelledError | None = None
+    tries = _TRIES
     while not future.done():
         try:
             await asyncio.wait([future])
         except asyncio.CancelledError as error:
             cancelled = error
+        except MemoryError:
+            # To leave would be to leave a thread alone with what it opens, locks or writes.
+            tries -= 1
+            if not tries:
+                raise
     if cancelled is not None:
         if not future.cancelled():
             future.exception()

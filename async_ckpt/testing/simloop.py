@@ -175,8 +175,8 @@ class SimLoop(asyncio.BaseEventLoop):
         low, high = self._thread_secs
         taken = low + (high - low) * self._draw()
         workers = self._free_at.setdefault(executor, [0.0] * getattr(executor, "_max_workers", 1))
-        start = max(self._now, heapq.heappop(workers))
-        heapq.heappush(workers, start + taken)
+        start = max(self._now, workers[0])
+        heapq.heapreplace(workers, start + taken)
         future: asyncio.Future[T] = self.create_future()
         self.call_at(start + taken * self._draw(), self._call, future, start + taken, func, args)
         return future
