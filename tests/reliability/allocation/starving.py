@@ -1,7 +1,7 @@
 """Every allocation of a part of a life fails, one run each, in forked children; in a bare process.
 
-See ``nursery.ask`` for who asks. A child that dies was killed by an extension, or by the interpreter, that does
-not bear the failure: its run is counted apart, and the next child goes on behind it.
+See ``nursery.ask`` for who asks. A child that dies was killed by an extension, or by the interpreter, that
+does not bear the failure: its run is counted apart, and the next child goes on behind it.
 """
 
 from __future__ import annotations
