@@ -135,9 +135,9 @@ LISTENING = [
         "the writer is not waited for",
         "a cancelled wait goes on until the thread has ended",
         "system/threads.py",
-        "        except asyncio.CancelledError as error:\n            cancelled = error\n    if cancelled",
+        "        except asyncio.CancelledError as error:\n            cancelled = error\n        except MemoryError",
         "        except asyncio.CancelledError as error:\n            cancelled = error\n            break\n"
-        "    if cancelled",
+        "        except MemoryError",
         CANCEL,
     ),
     Mutant(
