@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from async_ckpt import CheckpointError, Saver
 
-__all__ = ["KEEP", "LONGEST_SECS", "Places", "Promises", "begin", "check", "killed"]
+__all__ = ["KEEP", "LONGEST_SECS", "Places", "Promises", "begin", "check", "killed", "work"]
 
 KEEP = (1, 2, None)
 LONGEST_SECS = 0.12
@@ -36,18 +37,25 @@ def state_of(code: int, size: int) -> dict[str, Any]:
     return {"changing": {"code": np.full(size, code, np.int64)}, "frozen": {"table": np.arange(2000)}}
 
 
-async def work(directory: Path, keep: int | None, first: int, seed: int, pipe: int) -> None:
-    """Save until it fails, or the process is killed."""
+async def work(
+    directory: Path,
+    keep: int | None,
+    first: int,
+    seed: int,
+    say: Callable[[str], object],
+    saves: int | None = None,
+) -> None:
+    """Save so many times; without a number until it fails, or the process is killed."""
     rng = random.Random(seed)
     step, code = first, first * 1000
     async with Saver(directory, max_to_keep=keep, reuse_unchanged=rng.random() < 0.5) as saver:
-        while True:
+        while saves is None or code < first * 1000 + saves:
             code += 1
             over = step > first and rng.random() < 0.2
             step += not over
-            os.write(pipe, f"try {step} {code}\n".encode())
+            say(f"try {step} {code}\n")
             await saver.save(state_of(code, rng.choice(SIZES)), step)
-            os.write(pipe, f"done {step} {code}\n".encode())
+            say(f"done {step} {code}\n")
             if rng.random() < 0.3:
                 await saver._add_report(step, votes=[{"listener": "l", "step": step, "reason": None}])
 
@@ -128,7 +136,7 @@ def begin(directory: Path, keep: int | None, promises: Promises, seed: int) -> t
         os.close(listening)
         try:
             with contextlib.suppress(CheckpointError, OSError):
-                asyncio.run(work(directory, keep, first, seed, pipe))
+                asyncio.run(work(directory, keep, first, seed, lambda text: os.write(pipe, text.encode())))
         finally:
             os._exit(0)
     os.close(pipe)
