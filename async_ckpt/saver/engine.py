@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -75,6 +75,7 @@ class Engine:
         self._throttle = Throttle(io_bytes_per_sec)
         self._files: anyio.CapacityLimiter | None = None
         self._loaded = False
+        self._hired: set[Worker] = set()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -109,6 +110,16 @@ class Engine:
             await self._copier.call(importlib.import_module, "anyio._backends._asyncio")
             self._loaded = True
 
+    async def _hire(self, *workers: Worker) -> None:
+        """Start their threads while the processors are free: before a large copy, not beside it."""
+        new = [worker for worker in workers if worker not in self._hired]
+        if not new:
+            return
+        self._hired.update(new)
+        for worker in new:
+            _ = worker.pool  # made here, so that no two threads make it
+        await self._copier.call(_start_all, new)
+
     @property
     def _abreast(self) -> anyio.CapacityLimiter:
         """How many files may be written now; made late, for it belongs to a running loop."""
@@ -139,6 +150,11 @@ class Engine:
     def _release(self, arena: Arena) -> None:
         # The operating system takes a while to take a gigabyte back, and the loop does not wait for it.
         self._warmer.pool.submit(arena.close)
+
+
+def _start_all(workers: Sequence[Worker]) -> None:
+    for worker in workers:
+        worker.hire()
 
 
 class _Paced:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from async_ckpt.state.dtypes import Json
     from async_ckpt.state.tree import Flat
     from async_ckpt.storage.store import Store
+    from async_ckpt.system.threads import Worker
 
 __all__ = ["Job", "Labels", "Options", "Writer"]
 
@@ -234,8 +235,7 @@ class Writer:
             plan.placing,
             staged.copier,
             staged.memory,
-            # Beside a step that computes, the copy takes what the step leaves.
-            worker=engine._filler if self._options.beside_steps else engine._copier,
+            worker=self._copying,
             threads=engine._copy_threads,
             arrivals=arrivals,
         )
@@ -303,7 +303,17 @@ class Writer:
         last, donated = self._plan, self._donations.seen
         if last is None or last.outline is not flat.outline or last.donated is not donated:
             self._plan = last = await self._engine._copier.call(self._make_plan, flat, donated)
+            if last.placing.nbytes >= _TOGETHER:
+                await self._engine._hire(self._copying, self._engine._digester)
+                hire = getattr(self._store, "hire", None)
+                if hire is not None:
+                    await hire()
         return last
+
+    @property
+    def _copying(self) -> Worker:
+        """Who copies: beside a step that computes, those who take what the step leaves."""
+        return self._engine._filler if self._options.beside_steps else self._engine._copier
 
     def _make_plan(self, flat: Flat, donated: bool) -> Plan:
         options, limit = self._options, self._engine.staging_bytes

@@ -22,6 +22,10 @@ from .layout import FilePlan, Layout
 from .parse import parse
 from .placing import Placing
 
+DIGESTED = 128 * 2**20
+"""Bytes of a file that are digested between two looks at whether to stop. Every tensor that such a cut goes
+through needs the interpreter two times more, for which a thread beside a busy one waits 5 ms."""
+
 __all__ = ["as_row", "digest_image", "image_of", "stage", "view"]
 
 
@@ -141,7 +145,7 @@ def digest_image(
     Args:
         file: The file.
         image: Its bytes.
-        stopped: Asked before each chunk.
+        stopped: Asked before each stretch, of 128 MiB.
         arrived: Waits until a stretch of it is there, and says whether it is.
 
     Returns:
@@ -149,10 +153,10 @@ def digest_image(
     """
     digester = FileDigester(file)
     data = memoryview(image.data)
-    for start in range(0, file.size, CHUNK):
-        if stopped() or not arrived(start, min(start + CHUNK, file.size)):
+    for start in range(0, file.size, DIGESTED):
+        if stopped() or not arrived(start, min(start + DIGESTED, file.size)):
             return None
-        digester.feed(data[start : start + CHUNK])
+        digester.feed(data[start : start + DIGESTED])
     return digester.result()
 
 

@@ -219,6 +219,12 @@ class LocalStore:
         finally:
             await small.call(view.close)
 
+    async def hire(self) -> None:
+        """Start the threads that write large files, while nothing else keeps the processors busy."""
+        bulk = self._crew.bulk
+        _ = bulk.pool  # made here, so that no two threads make it
+        await self._crew.call(self._crew.calls, bulk.hire)
+
     async def note(self, lines: bytes) -> None:
         """Append whole lines to the event log of the directory, in the order of the calls; needs ``open``.
 

@@ -144,6 +144,20 @@ class Worker:
 
         return loop.run_in_executor(self.pool, call)
 
+    def hire(self) -> None:
+        """Start all its threads, and wait until they run; blocks, so call it in a thread.
+
+        Whoever starts a thread waits until it first runs. Where others keep the processors busy that takes
+        long, and a later :meth:`submit` would have the event loop wait.
+        """
+        there = threading.Event()
+        try:
+            for _ in range(self._threads):
+                # None of them may end before the last is submitted, or its thread would serve twice.
+                self.pool.submit(there.wait)
+        finally:
+            there.set()
+
     async def call(self, fn: Callable[..., T], /, *args: Any) -> T:
         """Run ``fn`` in a thread and wait for it to end.
 

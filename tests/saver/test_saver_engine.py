@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -281,3 +281,25 @@ async def test_warm_memory_is_only_what_was_touched(
             await saver.prepare(state(1.0))
         assert saver._engine._memory._idle[0][0].warm == 0
         await saver.save(state(1.0), 1)
+
+
+@pytest.mark.parametrize("staging", ["copy", "overlap"])
+async def test_beside_a_large_copy_the_loop_starts_no_thread_that_copies_digests_or_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, staging: Literal["copy", "overlap"]
+) -> None:
+    # Whoever starts a thread waits until it runs, and beside a copy that takes long.
+    start = threading.Thread.start
+    started: dict[str, threading.Thread] = {}
+
+    def note(thread: threading.Thread) -> None:
+        started[thread.name] = threading.current_thread()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", note)
+    engine = Engine(copy_threads=2)
+    async with engine, Saver(tmp_path, engine=engine, staging=staging) as saver:
+        await saver.save(state(1.0, mib=65), 1)
+    copying = "copy" if staging == "copy" else "fill"
+    names = ["async-ckpt-digest_0", "async-ckpt-digest_1", f"async-ckpt-{copying}_1"]
+    for name in [*names, *(f"async_ckpt-store-write_{number}" for number in range(4))]:
+        assert started[name] is not threading.main_thread()

@@ -43,6 +43,7 @@ STATE: dict[Any, Any] = {
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staging, "CHUNK", 64)
+    monkeypatch.setattr(staging, "DIGESTED", 64)
     monkeypatch.setattr(copying, "CHUNK", 64)
     monkeypatch.setattr(copying, "_TOGETHER", 2)
 
@@ -205,6 +206,24 @@ def test_digests_are_those_of_the_staged_bytes(cut: int) -> None:
         for start in range(0, file.size, cut):
             in_pieces.feed(memoryview(image.data)[start : start + cut])
         assert in_pieces.result() == found
+
+
+def test_a_tensor_is_digested_in_one_go_wherever_copies_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each cut through a tensor makes the digesting thread wait for the interpreter two times more.
+    monkeypatch.setattr(staging, "CHUNK", 64)
+    layout, memory = staged(flatten(STATE))
+    file = layout.files[0]
+    image = staging.as_row(memory)[: file.size]
+    fed: list[int] = []
+    feed = FileDigester.feed
+
+    def note(self: FileDigester, piece: memoryview) -> None:
+        fed.append(len(piece))
+        feed(self, piece)
+
+    monkeypatch.setattr(FileDigester, "feed", note)
+    assert digest_image(file, image, stopped=lambda: False) is not None
+    assert fed == [file.size]
 
 
 @pytest.mark.usefixtures("small_chunks")
