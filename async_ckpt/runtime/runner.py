@@ -209,7 +209,8 @@ class SaveRunner:
         try:
             attempt.checkpoint = self.latest = await attempt.pending
         except BaseException as error:  # noqa: BLE001
-            self._save_failed(attempt, error)
+            # The rename may have been made, or is being made, whoever could not wait for it.
+            self._save_failed(attempt, error, otherwise="unknown")
             attempt.pending.release()
             return False
         self._host.emit(
@@ -347,10 +348,16 @@ class SaveRunner:
 
     # -- errors ------------------------------------------------------------------------------
 
-    def _save_failed(self, attempt: Attempt, error: BaseException) -> None:
+    def _save_failed(
+        self,
+        attempt: Attempt,
+        error: BaseException,
+        *,
+        otherwise: Literal["failed", "unknown"] = "failed",
+    ) -> None:
         if attempt.abandoned:
             return
-        outcome = getattr(error, "outcome", "failed")
+        outcome = getattr(error, "outcome", otherwise)
         kind = events.SaveUnknown if outcome == "unknown" else events.SaveFailed
         self._host.emit(kind, directory=self.directory, step=attempt.step, reason=str(error) or repr(error))
         if not isinstance(error, CheckpointError) and isinstance(error, Exception):
@@ -358,6 +365,7 @@ class SaveRunner:
                 f"saving step {attempt.step} to {self.directory} failed: {error!r}",
                 step=attempt.step,
                 path=self.directory,
+                outcome=outcome,
             )
             wrapped.__cause__ = error
             error = wrapped

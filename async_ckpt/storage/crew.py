@@ -128,7 +128,12 @@ class Crew:
             return await fn(small, *args)
         finally:
             # First in, first out: when this runs, a hop that a dying loop cut off has ended too.
-            await small.call(self._tally.leave)
+            leaving = [True]
+            try:
+                await small.call(self._disown, leaving)
+            except MemoryError:
+                self._disown(leaving)  # unless the thread has
+                raise
 
     async def idle(self, owner: str | None = None) -> None:
         """Wait until nothing runs, or nothing of one owner. A cancellation ends the waiting only."""
