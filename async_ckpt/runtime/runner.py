@@ -357,7 +357,7 @@ class SaveRunner:
     ) -> None:
         if attempt.abandoned:
             return
-        outcome = getattr(error, "outcome", otherwise)
+        outcome: Literal["failed", "unknown", "cancelled"] = getattr(error, "outcome", otherwise)
         kind = events.SaveUnknown if outcome == "unknown" else events.SaveFailed
         self._host.emit(kind, directory=self.directory, step=attempt.step, reason=str(error) or repr(error))
         if not isinstance(error, CheckpointError) and isinstance(error, Exception):
