@@ -110,8 +110,18 @@ def _wait(file: Path, server: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def mounted(image: Path, root: Path) -> Iterator[Path]:
-    """Mount an image, as the next start of the machine would."""
+def mounted(image: Path, root: Path, *, check: bool = False) -> Iterator[Path]:
+    """Mount an image, as the next start of the machine would.
+
+    Args:
+        image: What the disk holds.
+        root: Where it is mounted.
+        check: Run ``e2fsck`` before, as a machine does with a file system that has seen an error.
+    """
+    if check:
+        done = subprocess.run(["e2fsck", "-f", "-y", str(image)], check=False, capture_output=True, text=True)
+        if done.returncode & ~3:  # 1 and 2 say that it mended something
+            raise OSError(f"e2fsck {image}: {done.stdout.strip()}")
     run("mount", "-t", "ext4", "-o", "loop", str(image), str(root))
     try:
         yield root

@@ -1,7 +1,8 @@
 """A plugin for nbdkit, which runs it: a disk in a file, with a log of what was written and what was flushed.
 
 A control file may hold ``flush K`` or ``write K``: the K-th of those calls from then on fails with EIO, and
-what a failed call was to write is on no disk.
+what a failed call was to write is on no disk. The flush behind a failed write fails too: Linux's loop device
+takes a write that was cut short for a whole one, so that nobody would ever hear of the failure otherwise.
 
 The log is a row of records: a letter (``W`` for a write, ``F`` for a flush), offset and length as eight bytes
 each, little-endian, and behind a ``W`` its bytes.
@@ -65,7 +66,8 @@ def _fails(what: str) -> None:
     if kind != what:
         return
     with io.open(path, "w", encoding="ascii") as file:  # noqa: UP020
-        file.write("failed" if int(left) == 1 else f"{kind} {int(left) - 1}")
+        after = "flush 1" if kind == "write" else "failed"
+        file.write(after if int(left) == 1 else f"{kind} {int(left) - 1}")
     if int(left) == 1:
         import nbdkit  # noqa: PLC0415
 

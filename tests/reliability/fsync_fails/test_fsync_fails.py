@@ -46,7 +46,7 @@ def test_one_refusal_loses_nothing_acknowledged(
             hit = disk.control.read_text() == "failed"
             disk.control.unlink()
         (tmp_path / "again").mkdir()
-        with mounted(disk.image, tmp_path / "again") as root:
+        with mounted(disk.image, tmp_path / "again", check=True) as root:
             found = asyncio.run(check(root / "run", None))
         promises.judge(found, None)
         tally.cases = 1
