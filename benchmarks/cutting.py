@@ -97,11 +97,19 @@ def save_all(name: str, root: Path, pauses: list[float], log: Path) -> None:
     for step, pause in enumerate(pauses, 1):
         directory = root / f"{step}"
         directory.mkdir()
+        _durable(directory, root)  # that it is there is not the library's affair
         save(directory, arrays_of(step))
         sys.stdout.write(json.dumps({"step": step, "position": log.stat().st_size}) + "\n")
         sys.stdout.flush()
         time.sleep(pause)
     os._exit(0)  # no library tidies up behind itself
+
+
+def _durable(*directories: Path) -> None:
+    for directory in directories:
+        fd = os.open(directory, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
 
 
 def open_all(name: str) -> None:
@@ -121,7 +129,9 @@ def _judged(load: Callable[[Path, Arrays], Arrays], root: Path, step: int) -> tu
     expected = arrays_of(step)
     try:
         found = load(directory, expected)
-    except Exception as error:  # noqa: BLE001 - whatever a loader refuses with
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - torch's own CheckpointException is no Exception
         there = directory.is_dir() and any(directory.iterdir())
         return "refused" if there else "missing", type(error).__name__
     if _same(found, expected):

@@ -170,13 +170,23 @@ def _judge(
     ) as child:
         assert child.stdin is not None
         assert child.stdout is not None
+
+        def opened(image: Path, step: int) -> dict[str, Any]:
+            with mounted(image, root):
+                child.stdin.write(json.dumps({"directory": str(root), "step": step}) + "\n")  # type: ignore[union-attr]
+                child.stdin.flush()  # type: ignore[union-attr]
+                answer: dict[str, Any] = json.loads(child.stdout.readline() or '{"outcome": "died"}')  # type: ignore[union-attr]
+                return answer
+
+        # The control: what was taken down in order comes back, or nothing here says anything.
+        control = opened(recorded / "disk.img", said[-1]["step"])
+        if control["outcome"] != "intact":
+            library.error = f"does not come back without a power cut: {control}"
+            return
         for (epoch, count, _), image in log.states(recorded / "base.img", chosen, rng):
             image.tofile(image_file)
             step = max(line["step"] for line in said if line["position"] <= log.position(epoch, count))
-            with mounted(image_file, root):
-                child.stdin.write(json.dumps({"directory": str(root), "step": step}) + "\n")
-                child.stdin.flush()
-                answer = json.loads(child.stdout.readline() or '{"outcome": "died", "error": null}')
+            answer = opened(image_file, step)
             counts[answer["outcome"]] += 1
             errors.update([answer["error"]] if answer["error"] else [])
         child.stdin.close()
