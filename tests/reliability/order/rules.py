@@ -251,8 +251,11 @@ class Disk:
     # -- what was said -------------------------------------------------------------------------------
 
     def _mark(self, op: Operation) -> None:
-        kind, step, _, verdict, found, *_ = [*op.path.split("/"), "", "", "", ""]
+        kind, step, _code, verdict, found, *_ = [*op.path.split("/"), "", "", "", ""]
         listed, self._listed = self._listed, -1
+        if kind == "begin" and step == "unpin":
+            # Whatever comes of it: one that failed behind the deletion of the pin may have ended it.
+            self._pinned.discard(f"step-{int(_code):08d}")
         if verdict != "ok":
             return
         kind = "save" if kind == "hold" else kind

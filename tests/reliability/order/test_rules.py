@@ -236,6 +236,8 @@ def test_what_goes_is_neither_needed_nor_restored_from() -> None:
     assert rules([*listed, said("restore/-1/0/ok/2=201"), *gone], 1) == []
     assert rules([LOCKED, *PINNED, *gone], 1) == ["a pinned one goes"]
     assert rules([LOCKED, *PINNED, *UNPINNED, *gone], 1) == []
+    failed = [said("begin/unpin/1/0"), said("unpin/1/0/unknown/")]
+    assert rules([LOCKED, *PINNED, *failed, *gone], 1) == []
     assert rules([*listed, said("restore/-1/0/ok/1=101")], 1) == ["another one is restored than the newest"]
 
 
