@@ -126,3 +126,12 @@ def bench(session: nox.Session) -> None:
     """Measure against the peers in one run, and write docs/performance.md; arguments are handed on."""
     install_groups(session, "bench")
     session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0], venv_backend="virtualenv")
+def comparison(session: nox.Session) -> None:
+    """Cut the power under the peers and flip bits of their checkpoints; docs/reliability.md shows both."""
+    install_groups(session, "bench")
+    session.run("python", "-m", "benchmarks.bit_flip")
+    session.run("python", "-m", "benchmarks.power_cut", *session.posargs)
+    session.run("python", "-m", "tests.reliability", "--render")

@@ -97,7 +97,7 @@ def main() -> None:
                 _judge(found[name], job.result(), Path(place), seed, options)
                 print(f"seed {seed}, {name}: {found[name].outcomes or found[name].error}", flush=True)
     results = Results(
-        command=" ".join(["python -m benchmarks.power_cut", *sys.argv[1:]]),
+        command=" ".join(["python -m benchmarks.power_cut", *_words(sys.argv[1:])]),
         began=began.strftime("%Y-%m-%d %H:%M UTC"),
         seconds=round(time.perf_counter() - started, 1),
         revision=machine.revision(),
@@ -112,6 +112,12 @@ def main() -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_bytes(encode(results))
     print(table(results))
+
+
+def _words(given: list[str]) -> list[str]:
+    """What was asked for, without the places of one machine."""
+    places = {number for number, word in enumerate(given) if word in ("--dir", "--out")}
+    return [word for number, word in enumerate(given) if not {number, number - 1} & places]
 
 
 def _library(name: str) -> Library:
