@@ -111,7 +111,7 @@ class Files:
                 try:
                     await self._write(number, slots)
                 except BaseException as error:  # noqa: BLE001 - raised below, when every thread has ended
-                    self._failures.append(error)
+                    self._note(error)
                     return
 
         abreast = min(FILES_ABREAST, len(self._files))
@@ -127,6 +127,10 @@ class Files:
         if len(done) < len(self._files):
             raise self._pending._cancelled()
         return done
+
+    def _note(self, error: BaseException) -> None:
+        if not any(known is error for known in self._failures):
+            self._failures.append(error)
 
     def _stopped(self) -> bool:
         return self._stop.now or bool(self._failures) or self._pending._stopped()
@@ -206,14 +210,19 @@ class Files:
     # -- both ----------------------------------------------------------------------------------------
 
     async def _put(self, number: int, data: memoryview | Pieces) -> None:
-        async with self._engine._abreast:
-            await self._store.write(
-                self._attempt,
-                self._files[number].name,
-                data,
-                progress=self._pending._progress(number),
-                stopped=self._stopped,
-            )
+        try:
+            async with self._engine._abreast:
+                await self._store.write(
+                    self._attempt,
+                    self._files[number].name,
+                    data,
+                    progress=self._pending._progress(number),
+                    stopped=self._stopped,
+                )
+        except BaseException as error:
+            # Before its digest is waited for: others fail because this one did, and would be the cause then.
+            self._note(error)
+            raise
 
     async def _linked(self, number: int) -> bool:
         """Take the file of the earlier checkpoint if it holds the same bytes."""

@@ -20,7 +20,7 @@ import numpy as np
 
 from async_ckpt import CheckpointError, Saver
 
-__all__ = ["KEEP", "LONGEST_SECS", "Places", "Promises", "begin", "check", "killed", "work"]
+__all__ = ["KEEP", "LONGEST_SECS", "Places", "Promises", "begin", "check", "killed", "said", "work"]
 
 KEEP = (1, 2, None)
 LONGEST_SECS = 0.12
@@ -72,14 +72,17 @@ class Promises:
         self.acknowledged: dict[int, int] = {}
         self.tried: dict[int, set[int]] = {}
 
-    def hear(self, text: str) -> int:
-        """Take in what came through the pipe, half lines aside; return how many were acknowledged."""
+    def hear(self, text: str, *, binding: bool = True) -> int:
+        """Take in what came through the pipe, half lines aside; return how many were acknowledged.
+
+        What is not ``binding`` may be there, and need not.
+        """
         count = 0
         for line in text.splitlines(keepends=True):
             if not line.endswith("\n"):
                 continue
             word, step, code = line.split()
-            if word == "try":
+            if word == "try" or not binding:
                 self.tried.setdefault(int(step), set()).add(int(code))
             else:
                 self.acknowledged[int(step)] = int(code)
@@ -143,12 +146,23 @@ def begin(directory: Path, keep: int | None, promises: Promises, seed: int) -> t
     return child, listening
 
 
-def killed(child: int, listening: int, promises: Promises) -> int:
+def said(listening: int) -> str:
+    """What a life has said until now, without waiting for more; each line was written in one piece."""
+    os.set_blocking(listening, False)
+    text = b""
+    with contextlib.suppress(BlockingIOError):
+        while piece := os.read(listening, 2**16):
+            text += piece
+    os.set_blocking(listening, True)
+    return text.decode()
+
+
+def killed(child: int, listening: int, promises: Promises, *, binding: bool = True) -> int:
     """End a life, and hear what it said; gives how many saves it called durable."""
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     with os.fdopen(listening, "rb") as heard:
-        return promises.hear(heard.read().decode())
+        return promises.hear(heard.read().decode(), binding=binding)
 
 
 class Places:

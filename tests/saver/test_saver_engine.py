@@ -13,6 +13,7 @@ import pytest
 from async_ckpt import Engine, ProtocolError, SaveError, Saver, UnsupportedLeafError
 from async_ckpt.saver import warming
 from async_ckpt.state import arena
+from async_ckpt.state.copying import Copier
 from async_ckpt.storage.memory import MemoryStore
 from async_ckpt.system.threads import Worker
 
@@ -288,18 +289,28 @@ async def test_beside_a_large_copy_the_loop_starts_no_thread_that_copies_digests
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, staging: Literal["copy", "overlap"]
 ) -> None:
     # Whoever starts a thread waits until it runs, and beside a copy that takes long.
-    start = threading.Thread.start
-    started: dict[str, threading.Thread] = {}
+    start, copy = threading.Thread.start, Copier.copy
+    copying = threading.Event()
+    beside: set[str] = set()
+    started: set[str] = set()
 
     def note(thread: threading.Thread) -> None:
-        started[thread.name] = threading.current_thread()
+        started.add(thread.name)
+        if copying.is_set() and threading.current_thread() is threading.main_thread():
+            beside.add(thread.name)
         start(thread)
 
+    def noted(copier: Copier, *args: Any) -> None:
+        copying.set()
+        copy(copier, *args)
+
     monkeypatch.setattr(threading.Thread, "start", note)
+    monkeypatch.setattr(Copier, "copy", noted)
     engine = Engine(copy_threads=2)
     async with engine, Saver(tmp_path, engine=engine, staging=staging) as saver:
         await saver.save(state(1.0, mib=65), 1)
-    copying = "copy" if staging == "copy" else "fill"
-    names = ["async-ckpt-digest_0", "async-ckpt-digest_1", f"async-ckpt-{copying}_1"]
-    for name in [*names, *(f"async_ckpt-store-write_{number}" for number in range(4))]:
-        assert started[name] is not threading.main_thread()
+    busy = "copy" if staging == "copy" else "fill"
+    names = {"async-ckpt-digest_0", "async-ckpt-digest_1", f"async-ckpt-{busy}_1"}
+    names |= {f"async_ckpt-store-write_{number}" for number in range(4)}
+    assert names <= started
+    assert not names & beside

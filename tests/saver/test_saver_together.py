@@ -118,6 +118,32 @@ async def test_a_disk_that_fails_waits_for_the_copy_before_the_state_may_change(
         assert await saver.checkpoints() == []
 
 
+async def test_the_file_that_failed_first_is_the_cause_although_its_digest_ends_last(
+    memory: MemoryStore, faults: Faults, thread: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults.fail("write", OSError(errno.ENOSPC, "No space left on device"), "a-00001-of-00001.safetensors")
+    digest, others, go = staging.digest_image, threading.Semaphore(0), threading.Event()
+
+    def last(file: Any, image: Any, **rest: Any) -> Any:
+        if file.name.startswith("a-"):
+            assert go.wait(30)
+            return digest(file, image, **rest)
+        try:
+            return digest(file, image, **rest)
+        finally:
+            others.release()
+
+    monkeypatch.setattr("async_ckpt.saver.files.digest_image", last)
+    async with Saver(memory) as saver:
+        pending = saver.start_save(state(), 1)
+        await thread.call(others.acquire)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        go.set()
+        with pytest.raises(SaveError, match="No space left"):
+            await pending
+
+
 async def test_a_save_cancelled_while_it_is_copied_leaves_nothing(
     memory: MemoryStore, thread: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -391,7 +391,7 @@ def test_opaque_values_come_back_exactly(value: Any) -> None:
     assert strictjson.loads(json.dumps(value).encode()) == value
 
 
-def test_twenty_thousand_tensors_are_read_in_well_under_a_second() -> None:
+def test_twenty_thousand_tensors_are_not_compared_with_one_another() -> None:
     tensors = tuple(
         TensorEntry(
             path=f"model/layers/{i}/weight", name=f"layers.{i}.weight", file=0, dtype="F32", shape=(4, 8),
@@ -403,6 +403,6 @@ def test_twenty_thousand_tensors_are_read_in_well_under_a_second() -> None:
     data = encode_manifest(small_manifest(files=files, tensors=tensors))
     start = time.process_time()
     manifest = decode_manifest(data)
-    # Measured at 0.1 to 0.2 s; the bound leaves room for a busy machine.
-    assert time.process_time() - start < 1
+    # Takes 0.1 to 0.2 s here; two hundred million pairs would take minutes.
+    assert time.process_time() - start < 30
     assert len(manifest.tensors) == 20_000
