@@ -118,7 +118,7 @@ def test_importing_it_loads_no_framework_and_no_command_line() -> None:
     import subprocess
     import sys
 
-    heavy = ["torch", "jax", "sklearn", "rich", "cyclopts", "pytest", "hypothesis", "uvloop"]
+    heavy = ["torch", "jax", "sklearn", "rich", "argparse", "pytest", "hypothesis", "uvloop"]
     code = f"import sys, async_ckpt; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,50 +1,73 @@
-"""The parser, and the list of subcommands: one module each, all of them light to import."""
+"""The parser, and the list of subcommands: only the one that is asked for is imported."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-import cyclopts
-
-from async_ckpt.cli.checkpoints.diff import diff
-from async_ckpt.cli.checkpoints.export import export
-from async_ckpt.cli.checkpoints.import_ import import_
-from async_ckpt.cli.checkpoints.ls import ls
-from async_ckpt.cli.checkpoints.pin import pin, unpin
-from async_ckpt.cli.checkpoints.prune import prune
-from async_ckpt.cli.checkpoints.show import show
-from async_ckpt.cli.checkpoints.stats import stats
-from async_ckpt.cli.checkpoints.verify import verify
-from async_ckpt.cli.checkpoints.watch import watch
-from async_ckpt.cli.demo.command import demo
-from async_ckpt.cli.outcome import Exit, Refused, one_line
+from async_ckpt.cli.options import Parser, did_you_mean
+from async_ckpt.cli.outcome import Exit, Refused
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Sequence
 
-__all__ = ["COMMANDS", "run"]
+__all__ = ["COMMANDS", "Command", "command", "run"]
 
-COMMANDS: tuple[Callable[..., object], ...] = (
-    ls,
-    show,
-    verify,
-    diff,
-    prune,
-    pin,
-    unpin,
-    export,
-    import_,
-    watch,
-    stats,
-    demo,
-)
-"""Plain functions or coroutine functions that return an exit code, or None for 0.
+COMMANDS = {
+    "ls": "checkpoints.ls",
+    "show": "checkpoints.show",
+    "verify": "checkpoints.verify",
+    "diff": "checkpoints.diff",
+    "prune": "checkpoints.prune",
+    "pin": "checkpoints.pin",
+    "unpin": "checkpoints.pin",
+    "export": "checkpoints.export",
+    "import": "checkpoints.import_",
+    "watch": "checkpoints.watch",
+    "stats": "checkpoints.stats",
+    "demo": "demo.command",
+}
+"""The module of each.
 
-The name and docstring of each are its name and help. A module named here imports what is heavy
-(numpy, rich, the session) inside its function, so that ``--help`` stays quick.
+It holds a plain function or coroutine function of that name, which returns an exit code, or None for 0, and
+whose docstring is the help; and ``arguments``, which declares what the function takes. It imports what is
+heavy (numpy, rich, the session) inside its function.
 """
+
+_SAID = "Checkpoints of training runs. Every command takes --debug: tracebacks instead of one line."
+_SHELLS = ("bash", "zsh", "tcsh")
+
+
+class Command(NamedTuple):
+    """One subcommand.
+
+    Attributes:
+        name: As it is typed.
+        call: What it does.
+        said: What that is, in words; paragraphs with empty lines between.
+        arguments: Declares what ``call`` takes.
+    """
+
+    name: str
+    call: Callable[..., object]
+    said: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+
+    def parser(self) -> Parser:
+        """Make what reads its words."""
+        parser = Parser(f"async-ckpt {self.name}", self.said)
+        self.arguments(parser)
+        return parser
+
+
+def command(name: str) -> Command:
+    """Import a subcommand."""
+    module = importlib.import_module(f"async_ckpt.cli.{COMMANDS[name]}")
+    # Python has taken the name `import`.
+    call = getattr(module, f"{name}_", None) or getattr(module, name)
+    return Command(name, call, inspect.cleandoc(call.__doc__ or ""), module.arguments)
 
 
 def run(words: Sequence[str]) -> int:
@@ -54,40 +77,51 @@ def run(words: Sequence[str]) -> int:
         Refused: The words make no command.
         BaseException: Whatever the command raised.
     """
-    app = _build()
+    name, *rest = words or ["--help"]
+    if name.startswith("-"):
+        return _run_option(words)
+    if name not in COMMANDS:
+        near = did_you_mean(name, [*COMMANDS])
+        raise Refused(f"there is no command {name!r}{near} (--help shows what there is)")
+    asked = command(name)
     try:
-        command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
-    except cyclopts.CycloptsError as error:
-        message = f"{one_line(error)} (--help shows what there is)"
-        raise Refused(message) from error
-    result = command(*bound.args, **bound.kwargs)
+        options = asked.parser().read(rest)
+    except SystemExit:
+        return Exit.DONE
+    result = asked.call(**vars(options))
     if inspect.iscoroutine(result):
-        import asyncio  # noqa: PLC0415 - a tenth of the time that --help takes
+        import asyncio  # noqa: PLC0415 - a third of the time that --help takes
 
         result = asyncio.run(result)
     return int(result) if isinstance(result, int) else Exit.DONE
 
 
-def _build() -> cyclopts.App:
-    app = cyclopts.App(
-        name="async-ckpt",
-        help="Checkpoints of training runs. Every command takes --debug: tracebacks instead of one line.",
-        version=_version,
-        help_format="plaintext",
-    )
-    for command in COMMANDS:
-        app.command(command, name=command.__name__.rstrip("_"), help=_help(command))
-    app.register_install_completion_command()
-    return app
+def _run_option(words: Sequence[str]) -> int:
+    parser = Parser("async-ckpt", _SAID)
+    parser.add_argument("--version", action="store_true", help="print the version")
+    said = f"print what completes its words in {', '.join(_SHELLS)}"
+    parser.add_argument("--print-completion", metavar="SHELL", choices=_SHELLS, help=said)
+    options, rest = parser.parse_known_args([word for word in words if word not in {"--help", "-h"}])
+    if options.version:
+        print(_version())
+    elif options.print_completion is not None:
+        from async_ckpt.cli.completion import script  # noqa: PLC0415
 
-
-def _help(command: Callable[..., object]) -> str:
-    """What a command does, a line for each paragraph: the terminal breaks them, and not the source."""
-    said, _, _ = inspect.cleandoc(command.__doc__ or "").partition("\n\nParameters\n")
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in said.split("\n\n"))
+        print(script(parser, options.print_completion))
+    elif rest:
+        parser.read(rest)
+    else:
+        commands = parser.add_argument_group("commands", "async-ckpt COMMAND --help says more")
+        for name in COMMANDS:
+            commands.add_argument(name, help=command(name).said.partition("\n\n")[0])
+        parser.usage = "async-ckpt COMMAND ..."
+        parser.print_help()
+    return Exit.DONE
 
 
 def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - a third of --help
+
     try:
         return version("async-ckpt")
     except PackageNotFoundError:

@@ -10,8 +10,8 @@ from async_ckpt import errors
 __all__ = ["Exit", "Refused", "explain", "one_line"]
 
 EXTRAS = {
-    "cyclopts": "cli",
     "rich": "cli",
+    "shtab": "cli",
     "matplotlib": "plot",
     "torch": "torch",
     "sklearn": "demo",

@@ -171,7 +171,7 @@ def test_what_is_asked_for_wrongly_is_said(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     assert run("import", tmp_path / "m.safetensors", "--into", run_dir).code == 0
     for words, code, said in (
-        ((), 2, "at least one file"),
+        ((), 2, "required: FILE"),
         ((tmp_path / "m.txt", "--step", 1), 2, "its ending is none of"),
         ((tmp_path / "m.safetensors",), 2, "--step"),
         ((tmp_path / "m.safetensors", "--step", 0), 2, "step 0 already"),

@@ -79,9 +79,9 @@ def test_pins_default_to_the_newest_and_can_be_set_beside_a_running_writer(tmp_p
     ("words", "said"),
     [
         ((), "say what to keep"),
-        (("--keep-last", 0), "--keep-last needs at least 1"),
+        (("--keep-last", 0), "--keep-last: needs at least 1"),
         (("--keep-last", "x"), "x"),
-        (("--keep-every", -3), "--keep-every needs at least 1"),
+        (("--keep-every", -3), "--keep-every: needs at least 1"),
         (("--keep-best", "loss"), "N:METRIC"),
         (("--keep-best", "2:"), "N:METRIC"),
         (("--keep-best", "0:loss"), "--keep-best needs at least 1"),

@@ -17,7 +17,7 @@ SMALL = {"hidden": 16, "rate": 1e-3, "step_ms": 0, "stop_at": 0}
 # The server has imported the slow things once; each life is a fork of it: a process with a pid of its own,
 # without the second and a half that importing scikit-learn takes.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["sklearn.datasets", "threadpoolctl", "cyclopts", "async_ckpt.cli.demo.run"])
+_context.set_forkserver_preload(["sklearn.datasets", "threadpoolctl", "rich", "async_ckpt.cli.demo.run"])
 
 
 def _live(output: Connection, words: tuple[str, ...]) -> None:

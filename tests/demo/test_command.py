@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("cyclopts")
+pytest.importorskip("rich")
 pytest.importorskip("sklearn")
 
 from async_ckpt.cli import main
@@ -97,9 +97,7 @@ def test_debug_shows_the_traceback() -> None:
     assert done.stderr.splitlines()[-1].startswith("async-ckpt: ")
 
 
-@pytest.mark.parametrize(
-    ("module", "extra"), [("cyclopts", "cli"), ("sklearn", "demo"), ("threadpoolctl", "demo")]
-)
+@pytest.mark.parametrize(("module", "extra"), [("sklearn", "demo"), ("threadpoolctl", "demo")])
 def test_without_the_extra_it_says_what_to_install(module: str, extra: str) -> None:
     code = (
         f"import sys; sys.modules[{module!r}] = None\n"

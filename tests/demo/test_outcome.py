@@ -28,9 +28,9 @@ CASES = [
         "sklearn is not installed: pip install 'async-ckpt[demo]'",
     ),
     (
-        ModuleNotFoundError("No module named 'cyclopts'", name="cyclopts"),
+        ModuleNotFoundError("No module named 'rich'", name="rich"),
         Exit.USAGE,
-        "cyclopts is not installed: pip install 'async-ckpt[cli]'",
+        "rich is not installed: pip install 'async-ckpt[cli]'",
     ),
     (
         errors.DirectoryLockedError("runs/x is held by process 7", path="runs/x"),

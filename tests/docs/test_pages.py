@@ -49,13 +49,13 @@ def test_the_page_of_states_is_what_the_tables_say() -> None:
 
 
 def test_every_command_and_exit_code_is_on_the_page_for_operators() -> None:
-    pytest.importorskip("cyclopts")
+    pytest.importorskip("rich")
     from async_ckpt.cli.app import COMMANDS
     from async_ckpt.cli.outcome import Exit
 
     page = (DOCS / "operating.md").read_text("utf-8")
     for command in COMMANDS:
-        assert f"`{command.__name__.rstrip('_')}" in page
+        assert f"`{command}" in page
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)} == {
         int(code) for code in Exit
     }

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from async_ckpt.cli.options import Json
+from async_ckpt.cli.options import json_option, place_argument
 from async_ckpt.cli.outcome import Exit
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Mapping
 
     from async_ckpt.cli.reading import Directory
     from async_ckpt.storage.records import Manifest, TensorEntry
 
-__all__ = ["diff"]
+__all__ = ["arguments", "diff"]
 
 
-async def diff(first: str, second: str, /, *, json: Json = False) -> int:
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what :func:`diff` takes."""
+    place_argument(parser, "first")
+    place_argument(parser, "second")
+    json_option(parser)
+
+
+async def diff(first: str, second: str, *, json: bool) -> int:
     """Compare two checkpoints, tensor by tensor.
 
     Ends with 1 if they differ in a tensor or a plain value. Tensors whose digests agree are not read: whether
     a disk has changed one since is for `verify` to say.
-
-    Parameters
-    ----------
-    first
-        DIR or DIR@STEP; the newest valid checkpoint without a step.
-    second
-        Likewise.
     """
     from async_ckpt.cli.output import print_json  # noqa: PLC0415
     from async_ckpt.cli.place import Place  # noqa: PLC0415

@@ -3,43 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
-
-from async_ckpt.cli.options import Flag
+from async_ckpt.cli.options import place_argument
 from async_ckpt.cli.outcome import Refused
 
 if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
     from async_ckpt.cli.reading import Directory
     from async_ckpt.storage.records import Manifest, TensorEntry
 
-__all__ = ["export"]
+__all__ = ["arguments", "export"]
 
 
-async def export(
-    place: str,
-    out: Path,
-    /,
-    *,
-    only: Annotated[
-        tuple[str, ...],
-        Parameter(negative="", show_default=False, help="Globs over paths, as 'model/**'."),
-    ] = (),
-    force: Flag = False,
-) -> None:
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what :func:`export` takes."""
+    place_argument(parser)
+    said = "the file to write; it appears complete or not at all"
+    parser.add_argument("out", type=Path, metavar="OUT", help=said)
+    said = "a glob over paths, as 'model/**'; may be given more than once"
+    parser.add_argument("--only", action="append", default=[], metavar="GLOB", help=said)
+    parser.add_argument("--force", action="store_true", help="replace OUT if it is there")
+
+
+async def export(place: str, out: Path, *, only: Sequence[str], force: bool) -> None:
     """Write tensors of a checkpoint to one safetensors file, each under its path.
 
     Every byte is checked on the way. Plain values and what is known of containers stay behind.
-
-    Parameters
-    ----------
-    place
-        DIR or DIR@STEP; the newest valid checkpoint without a step.
-    out
-        The file to write. It appears complete or not at all.
-    force
-        Replace OUT if it is there.
     """
     from async_ckpt.cli import words  # noqa: PLC0415
     from async_ckpt.cli.output import say  # noqa: PLC0415
@@ -56,7 +48,7 @@ async def export(
     say(f"{words.count(len(entries), 'tensor')} of step {step}, {words.size(total)}: {out}")
 
 
-def _chosen(manifest: Manifest, only: tuple[str, ...]) -> list[TensorEntry]:
+def _chosen(manifest: Manifest, only: Sequence[str]) -> list[TensorEntry]:
     from async_ckpt.state.paths import matcher  # noqa: PLC0415
 
     matches, hits = matcher(only or None)

@@ -3,41 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import Parameter
-
+from async_ckpt.cli.options import whole_number
 from async_ckpt.cli.outcome import Refused
 
 if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
     from async_ckpt.saver import Saver
 
-__all__ = ["import_"]
+__all__ = ["arguments", "import_"]
 
 
-async def import_(
-    *files: Path,
-    into: Annotated[Path, Parameter(help="The directory of checkpoints; made if it is missing.")],
-    step: Annotated[int | None, Parameter(help="The step to save it as; 0 in an empty directory.")] = None,
-) -> None:
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what :func:`import_` takes."""
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="what to import")
+    said = "the directory of checkpoints; made if it is missing"
+    parser.add_argument("--into", required=True, type=Path, metavar="DIR", help=said)
+    said = "the step to save it as; 0 in an empty directory"
+    parser.add_argument("--step", type=whole_number(), metavar="N", help=said)
+
+
+async def import_(files: Sequence[Path], *, into: Path, step: int | None) -> None:
     """Save the arrays of FILE... as one checkpoint, each file under its name.
 
     Takes safetensors, npz, npy, and torch's pt, pth and bin with weights_only=True.
 
     The arrays of `model.safetensors` become the key `model` of the state, and `a/b` in it the key `b` of `a`.
-
-    Parameters
-    ----------
-    files
-        What to import.
     """
     from async_ckpt.cli import words  # noqa: PLC0415
     from async_ckpt.cli.output import say  # noqa: PLC0415
     from async_ckpt.saver import Saver  # noqa: PLC0415
     from async_ckpt.storage.names import check_step  # noqa: PLC0415
 
-    if not files:
-        raise Refused("name at least one file")
     if step is not None:
         try:
             check_step(step)
@@ -50,7 +50,7 @@ async def import_(
     say(f"step {checkpoint.step}, {words.size(checkpoint.bytes)}: {checkpoint.path}")
 
 
-def _state(files: tuple[Path, ...]) -> dict[str, Any]:
+def _state(files: Sequence[Path]) -> dict[str, Any]:
     from async_ckpt.cli.importing import group_name, read_arrays  # noqa: PLC0415
 
     state: dict[str, Any] = {}

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from async_ckpt.cli.options import Json
+from async_ckpt.cli.options import json_option
 from async_ckpt.cli.outcome import Exit
 
 if TYPE_CHECKING:
+    import argparse
+
     from async_ckpt.cli.reading import Row
 
-__all__ = ["ls"]
+__all__ = ["arguments", "ls"]
 
 
-async def ls(directory: str, /, *, json: Json = False) -> int:
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what :func:`ls` takes."""
+    parser.add_argument("directory", metavar="DIR", help="the directory of the run")
+    json_option(parser)
+
+
+async def ls(directory: str, *, json: bool) -> int:
     """List the checkpoints of DIR, newest first.
 
     Valid means: the manifest is intact, and its files are there and of the right size; `verify` reads every
     byte. Ends with 1 if one is not valid.
-
-    Parameters
-    ----------
-    directory
-        The directory of the run.
     """
     from async_ckpt.cli.output import Column, note, print_json, print_table  # noqa: PLC0415
     from async_ckpt.cli.place import Place  # noqa: PLC0415

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from async_ckpt.cli.options import place_argument
+
 if TYPE_CHECKING:
+    import argparse
+
     from async_ckpt.cli.reading import Directory
 
-__all__ = ["pin", "unpin"]
+__all__ = ["arguments", "pin", "unpin"]
 
 
-async def pin(place: str, /) -> None:
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what :func:`pin` and :func:`unpin` take."""
+    place_argument(parser)
+
+
+async def pin(place: str) -> None:
     """Protect a checkpoint: no run and no prune deletes it, until it is unpinned.
 
-    Parameters
-    ----------
-    place
-        DIR or DIR@STEP; the newest valid checkpoint without a step. A run may be writing to it.
+    A run may be writing to the directory.
     """
     async with _opened(place) as found:
         step = await found.step()
@@ -24,14 +30,8 @@ async def pin(place: str, /) -> None:
     _say(f"step {step} is pinned")
 
 
-async def unpin(place: str, /) -> None:
-    """End a pin. Without one, nothing happens.
-
-    Parameters
-    ----------
-    place
-        DIR or DIR@STEP; the newest valid checkpoint without a step.
-    """
+async def unpin(place: str) -> None:
+    """End a pin. Without one, nothing happens."""
     async with _opened(place) as found:
         step = await found.step()
         await found.store.unpin(step)

@@ -2,47 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import Parameter
-
-from async_ckpt.cli.options import Flag, Json
+from async_ckpt.cli.options import json_option, whole_number
 from async_ckpt.cli.outcome import Refused
 
 if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
     from async_ckpt.cli.reading import Directory, Row
     from async_ckpt.core.retention import Policy
 
-__all__ = ["prune"]
+__all__ = ["arguments", "prune"]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what :func:`prune` takes."""
+    said = "the directory of the run; no run may be writing to it"
+    parser.add_argument("directory", metavar="DIR", help=said)
+    count = whole_number(least=1)
+    parser.add_argument("--keep-last", type=count, metavar="N", help="keep the N newest")
+    said = "keep the N best: N:METRIC, or N:METRIC:min if less is better; may be given more than once"
+    parser.add_argument("--keep-best", action="append", default=[], metavar="N:METRIC", help=said)
+    parser.add_argument("--keep-every", type=count, metavar="N", help="keep one for every N steps")
+    said = "say what would be deleted, and delete nothing"
+    parser.add_argument("--dry-run", action="store_true", help=said)
+    json_option(parser)
 
 
 async def prune(
     directory: str,
-    /,
     *,
-    keep_last: Annotated[int | None, Parameter(help="Keep the N newest.")] = None,
-    keep_best: Annotated[
-        tuple[str, ...],
-        Parameter(
-            negative="",
-            show_default=False,
-            help="Keep the N best: N:METRIC, or N:METRIC:min if less is better.",
-        ),
-    ] = (),
-    keep_every: Annotated[int | None, Parameter(help="Keep one for every N steps.")] = None,
-    dry_run: Flag = False,
-    json: Json = False,
+    keep_last: int | None,
+    keep_best: Sequence[str],
+    keep_every: int | None,
+    dry_run: bool,
+    json: bool,
 ) -> None:
     """Delete the checkpoints of DIR that none of the given rules keeps.
 
     The newest, pinned ones, those being read and damaged ones always stay.
-
-    Parameters
-    ----------
-    directory
-        The directory of the run. No run may be writing to it.
-    dry_run
-        Say what would be deleted, and delete nothing.
     """
     from async_ckpt.cli.output import print_json  # noqa: PLC0415
     from async_ckpt.cli.place import Place  # noqa: PLC0415
@@ -65,15 +65,15 @@ async def prune(
         _print(record)
 
 
-def _policies(last: int | None, best: tuple[str, ...], every: int | None) -> list[Policy]:
+def _policies(last: int | None, best: Sequence[str], every: int | None) -> list[Policy]:
     from async_ckpt.core.retention import EveryNSteps, LatestN  # noqa: PLC0415
 
     found: list[Policy] = []
     if last is not None:
-        found.append(LatestN(_at_least_1("--keep-last", last)))
+        found.append(LatestN(last))
     found += map(_best, best)
     if every is not None:
-        found.append(EveryNSteps(_at_least_1("--keep-every", every)))
+        found.append(EveryNSteps(every))
     if not found:
         raise Refused("say what to keep: --keep-last N, --keep-best N:METRIC or --keep-every N")
     return found
@@ -88,13 +88,9 @@ def _best(text: str) -> Policy:
         metric, _, mode = rest.rpartition(":")
     if not (count.isascii() and count.isdigit() and metric):
         raise Refused(f"--keep-best takes N:METRIC or N:METRIC:min, not {text!r}")
-    return BestN(_at_least_1("--keep-best", int(count)), metric, "min" if mode == "min" else "max")
-
-
-def _at_least_1(option: str, count: int) -> int:
-    if count < 1:
-        raise Refused(f"{option} needs at least 1, not {count}")
-    return count
+    if int(count) < 1:
+        raise Refused(f"--keep-best needs at least 1, not {count}")
+    return BestN(int(count), metric, "min" if mode == "min" else "max")
 
 
 def _check_metrics(rows: list[Row], policies: list[Policy]) -> None:

@@ -6,22 +6,24 @@ from collections.abc import Iterator
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from async_ckpt.cli.options import Json
+from async_ckpt.cli.options import json_option, place_argument
 
 if TYPE_CHECKING:
+    import argparse
+
     from async_ckpt.storage.records import Manifest
 
-__all__ = ["show"]
+__all__ = ["arguments", "show"]
 
 
-async def show(place: str, /, *, json: Json = False) -> None:
-    """Show the tensors of a checkpoint as a tree, with totals per group.
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what :func:`show` takes."""
+    place_argument(parser)
+    json_option(parser)
 
-    Parameters
-    ----------
-    place
-        DIR or DIR@STEP; the newest valid checkpoint without a step.
-    """
+
+async def show(place: str, *, json: bool) -> None:
+    """Show the tensors of a checkpoint as a tree, with totals per group."""
     from async_ckpt.cli.output import print_json  # noqa: PLC0415
     from async_ckpt.cli.place import Place  # noqa: PLC0415
     from async_ckpt.cli.reading import Directory  # noqa: PLC0415

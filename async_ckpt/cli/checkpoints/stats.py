@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import Parameter
-
-from async_ckpt.cli.options import Json
+from async_ckpt.cli.options import json_option
 from async_ckpt.cli.outcome import Exit, Refused
 
 if TYPE_CHECKING:
+    import argparse
+
     from async_ckpt.cli.statistics import Stats
 
-__all__ = ["stats"]
+__all__ = ["arguments", "stats"]
 
 
-def stats(
-    directory: str,
-    /,
-    *,
-    png: Annotated[
-        Path | None, Parameter(help="Draw a plot into this file; replaced if it is there.")
-    ] = None,
-    json: Json = False,
-) -> None:
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what :func:`stats` takes."""
+    parser.add_argument("directory", metavar="DIR", help="the directory of the run")
+    said = "draw a plot into this file; replaced if it is there"
+    parser.add_argument("--png", type=Path, metavar="FILE", help=said)
+    json_option(parser)
+
+
+def stats(directory: str, *, png: Path | None, json: bool) -> None:
     """Sum up the event log of DIR: how long steps were held, how fast it wrote, what went wrong.
 
-    Parameters
-    ----------
-    directory
-        The directory of the run. Sessions append their events to `events.jsonl` in it.
+    Sessions append their events to `events.jsonl` in the directory of the run.
     """
     from async_ckpt.cli.output import print_json  # noqa: PLC0415
     from async_ckpt.cli.place import Place  # noqa: PLC0415

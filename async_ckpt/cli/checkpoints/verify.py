@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from async_ckpt.cli.options import Flag, Json
+from async_ckpt.cli.options import json_option
 from async_ckpt.cli.outcome import Exit
 
 if TYPE_CHECKING:
+    import argparse
+
     from async_ckpt.cli.reading import Directory
 
-__all__ = ["verify"]
+__all__ = ["arguments", "verify"]
 
 
-async def verify(place: str, /, *, all_: Flag = False, json: Json = False) -> int:
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what :func:`verify` takes."""
+    said = "DIR or DIR@STEP; the newest checkpoint without a step"
+    parser.add_argument("place", metavar="DIR[@STEP]", help=said)
+    parser.add_argument("--all", action="store_true", dest="all_", help="every checkpoint of DIR")
+    json_option(parser)
+
+
+async def verify(place: str, *, all_: bool, json: bool) -> int:
     """Read every byte of a checkpoint and compare it with its digest.
 
     Ends with 1 and a line per damaged file if one is not what was saved.
-
-    Parameters
-    ----------
-    place
-        DIR or DIR@STEP; the newest checkpoint without a step.
-    all_
-        Every checkpoint of DIR.
     """
     from async_ckpt.cli.output import print_json  # noqa: PLC0415
     from async_ckpt.cli.place import Place  # noqa: PLC0415

@@ -3,54 +3,45 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import Parameter
-
-from async_ckpt.cli.options import Flag, Json
+from async_ckpt.cli.options import json_option, number
 from async_ckpt.cli.outcome import Exit, Refused
 
 if TYPE_CHECKING:
+    import argparse
+
     from async_ckpt.saver import Checkpoint
 
-__all__ = ["watch"]
+__all__ = ["arguments", "watch"]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what :func:`watch` takes."""
+    said = "the directory of the run; it need not be there yet"
+    parser.add_argument("directory", metavar="DIR", help=said)
+    said = "run CMD for each; {path} and {step} stand for its own"
+    parser.add_argument("--exec", dest="exec_", metavar="CMD", help=said)
+    parser.add_argument("--once", action="store_true", help="end after the first one")
+    said = "seconds to wait for a checkpoint before it ends"
+    parser.add_argument("--timeout", type=number(least=0), metavar="SECS", help=said)
+    said = "least seconds from one checkpoint to the next"
+    parser.add_argument("--min-interval", type=number(least=0), default=0.0, metavar="SECS", help=said)
+    json_option(parser)
 
 
 async def watch(
-    directory: str,
-    /,
-    *,
-    exec_: Annotated[
-        str | None, Parameter(name="--exec", help="Run CMD for each; {path} and {step} stand for its own.")
-    ] = None,
-    once: Flag = False,
-    timeout: float | None = None,
-    min_interval: float = 0.0,
-    json: Json = False,
+    directory: str, *, exec_: str | None, once: bool, timeout: float | None, min_interval: float, json: bool
 ) -> int:
     """Print a line for the newest checkpoint of DIR, and for each newer one once it is durable.
 
     While CMD runs, its checkpoint is not deleted, and newer ones wait: the next to come is the newest then.
     Ends with 1 if a CMD failed, and with 3 if no checkpoint came in time.
-
-    Parameters
-    ----------
-    directory
-        The directory of the run; it need not be there yet.
-    once
-        End after the first one.
-    timeout
-        Seconds to wait for a checkpoint before it ends.
-    min_interval
-        Least seconds from one checkpoint to the next.
     """
     from async_ckpt.saver import watch_checkpoints  # noqa: PLC0415
 
     words = _words(exec_)
     _check_directory(directory)
-    for option, secs in (("--timeout", timeout), ("--min-interval", min_interval)):
-        if secs is not None and not secs >= 0:
-            raise Refused(f"{option} has to be at least 0, not {secs:g}")
     watching = watch_checkpoints(directory, min_interval_secs=min_interval, timeout_secs=timeout)
     seen = failed = 0
     async with watching as found:

@@ -2,58 +2,65 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import Parameter
-from cyclopts.validators import Number
+from async_ckpt.cli.options import number, whole_number
 
-from async_ckpt.cli.options import Flag
+if TYPE_CHECKING:
+    import argparse
 
-__all__ = ["Options", "demo"]
-
-
-def _a_number(_: object, value: float) -> None:
-    """Refuse NaN, which lies within every bound there is."""
-    if math.isnan(value):
-        raise ValueError("Must be a number.")
-
-
-Count: TypeAlias = Annotated[int, Parameter(validator=Number(gte=1))]
+__all__ = ["Options", "arguments", "demo"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The options of one run.
+    """The options of one run; see :func:`arguments`."""
 
-    Attributes:
-        directory: Where the checkpoints go. A run found there is resumed.
-        hidden: Width of the two hidden layers, and so the size of a checkpoint.
-        steps: Last step of the run.
-        save_steps: Steps from one checkpoint to the next.
-        stop_at: Accuracy on held-out scans, from 0 to 1, at which the listener votes to stop; 0 is never.
-        rate: Learning rate.
-        step_ms: Least time a step takes, in milliseconds, so that there is something to watch.
-        seed: Seed of a new run.
-        fresh: Begin anew. Checkpoints found there are set aside, not deleted.
-        plain: Plain lines instead of the panel.
-    """
-
-    directory: Annotated[Path, Parameter(name="--dir")] = Path("runs/demo")
-    hidden: Count = 512
-    steps: Count = 2000
-    save_steps: Count = 20
-    stop_at: Annotated[float, Parameter(validator=(_a_number, Number(gte=0, lte=1)))] = 0.97
-    rate: Annotated[float, Parameter(validator=(_a_number, Number(gt=0, lt=1)))] = 3e-5
-    step_ms: Annotated[float, Parameter(validator=(_a_number, Number(gte=0, lte=60_000)))] = 25.0
-    seed: Annotated[int, Parameter(validator=Number(gte=0))] = 0
-    fresh: Flag = False
-    plain: Flag = False
+    directory: Path = Path("runs/demo")
+    hidden: int = 512
+    steps: int = 2000
+    save_steps: int = 20
+    stop_at: float = 0.97
+    rate: float = 3e-5
+    step_ms: float = 25.0
+    seed: int = 0
+    fresh: bool = False
+    plain: bool = False
 
 
-def demo(options: Annotated[Options, Parameter(name="*")] = Options()) -> int:
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what :func:`demo` takes: the attributes of :class:`Options`."""
+    count = whole_number(least=1)
+    said = "where the checkpoints go; a run found there is resumed"
+    parser.add_argument("--dir", dest="directory", type=Path, metavar="DIR", help=f"{said} (%(default)s)")
+    for name, kind, said in (
+        ("--hidden", count, "width of the two hidden layers, and so the size of a checkpoint"),
+        ("--steps", count, "last step of the run"),
+        ("--save-steps", count, "steps from one checkpoint to the next"),
+        (
+            "--stop-at",
+            number(least=0, most=1),
+            "accuracy on held-out scans, from 0 to 1, at which the listener votes to stop; 0 is never",
+        ),
+        ("--rate", number(above=0, below=1), "learning rate"),
+        (
+            "--step-ms",
+            number(least=0, most=60_000),
+            "least time a step takes, in milliseconds, so that there is something to watch",
+        ),
+        ("--seed", whole_number(least=0), "seed of a new run"),
+    ):
+        parser.add_argument(name, type=kind, metavar="N", help=f"{said} (%(default)s)")
+    said = "begin anew; checkpoints found there are set aside, not deleted"
+    parser.add_argument("--fresh", action="store_true", help=said)
+    parser.add_argument("--plain", action="store_true", help="plain lines instead of the panel")
+    standard = Options()
+    parser.set_defaults(**{name: getattr(standard, name) for name in Options.__slots__})
+
+
+def demo(**options: Any) -> int:
     """Train a network on scans of digits while its checkpoints are written beside it.
 
     Stop it with Ctrl-C, or kill it any way you like, and start it again: it goes on where the newest
@@ -70,4 +77,4 @@ def demo(options: Annotated[Options, Parameter(name="*")] = Options()) -> int:
     with threadpool_limits(limits=1, user_api="blas"), warnings.catch_warnings():
         # The display says it, in a line that is no line of source.
         warnings.filterwarnings("ignore", "the checkpoint of step .* was passed over", RuntimeWarning)
-        return asyncio.run(run(options))
+        return asyncio.run(run(Options(**options)))

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("sklearn")
-pytest.importorskip("cyclopts")
+pytest.importorskip("rich")
 
 from async_ckpt import Saver
 from tests.demo.lives import Life, run, small, tensors
