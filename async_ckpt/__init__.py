@@ -5,8 +5,9 @@ Each is imported when it is first asked for, so that a command that needs few of
 
 from __future__ import annotations
 
-import importlib
 import typing
+
+from async_ckpt.system.lazily import lazily as _lazily
 
 if typing.TYPE_CHECKING:
     from async_ckpt.core.retention import BestN as BestN
@@ -117,17 +118,4 @@ __all__ = [
     "watch_checkpoints",
 ]
 
-_MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
-
-
-def __getattr__(name: str) -> object:
-    module = _MODULE_OF.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULE_OF})
+__getattr__, __dir__ = _lazily(__name__, _PLACES)

@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 import async_ckpt
+import async_ckpt.saver
 
 # The contract: what code outside this repository imports from the top level.
 PROMISED = {
@@ -57,15 +58,22 @@ def test_the_top_level_exports_nothing_by_accident() -> None:
     assert public == set(async_ckpt.__all__) - {"__version__"}
 
 
-def test_what_type_checkers_are_told_is_what_is_imported() -> None:
-    tree = ast.parse(Path(async_ckpt.__file__).read_text("utf-8"))
+@pytest.mark.parametrize("package", [async_ckpt, async_ckpt.saver], ids=lambda package: package.__name__)
+def test_what_type_checkers_are_told_is_what_is_imported(package: ModuleType) -> None:
+    tree = ast.parse(Path(package.__file__ or "").read_text("utf-8"))
     told = {
-        alias.name: f"{node.module}"
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("async_ckpt.")
+        alias.name: node.module
+        for guarded in ast.walk(tree)
+        if isinstance(guarded, ast.If)
+        for node in ast.walk(guarded)
+        if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert told == {name: f"async_ckpt.{module}" for name, module in async_ckpt._MODULE_OF.items()}
+    imported = {
+        name: f"{package.__name__}.{module}" for module, names in package._PLACES.items() for name in names
+    }
+    assert told == imported
+    assert set(imported) == set(package.__all__) - {"__version__"}
 
 
 def test_a_name_that_is_none_is_an_attribute_error() -> None:

@@ -145,14 +145,27 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(tmp_path: Path) -> None:
         assert child.wait(60) == 0
 
 
-def test_commands_start_without_what_they_do_not_need() -> None:
+@pytest.mark.parametrize(
+    ("words", "without"),
+    [
+        (["--version"], ["numpy", "rich", "asyncio", "msgspec", "shtab", "async_ckpt.saver"]),
+        (
+            ["--help"],
+            ["numpy", "rich", "asyncio", "msgspec", "shtab", "importlib.metadata", "async_ckpt.saver"],
+        ),
+        (["ls"], ["rich", "shtab", "async_ckpt.saver.saver", "async_ckpt.session", "optree"]),
+    ],
+)
+def test_commands_start_without_what_they_do_not_need(
+    tmp_path: Path, words: list[str], without: list[str]
+) -> None:
     import subprocess
     import sys
 
-    heavy = ["numpy", "rich.table", "torch", "matplotlib", "asyncio", "async_ckpt.saver"]
+    words = [*words, str(tmp_path)] if words == ["ls"] else words
     code = (
-        "import sys; from async_ckpt.cli import main; main(['--version']);"
-        f"print([name for name in {heavy!r} if name in sys.modules])"
+        f"import sys; from async_ckpt.cli import main; main({words!r});"
+        f"print([name for name in {without!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
