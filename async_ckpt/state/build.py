@@ -8,7 +8,6 @@ from typing import Any
 
 from async_ckpt.errors import DamagedCheckpointError
 
-from .arrays import present
 from .parse import Node
 
 __all__ = ["build"]
@@ -30,6 +29,8 @@ def build(node: Node, fetch: Callable[[int], Any]) -> Any:
     tag = node.tag
     if tag == "array":
         try:
+            from .arrays import present  # noqa: PLC0415 - numpy, which most structures do without
+
             return present(fetch(node.value), node.label)
         except ValueError as error:
             msg = f"leaf {node.value} of the tree structure is malformed: {error}"

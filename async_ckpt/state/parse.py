@@ -23,10 +23,8 @@ from typing import Any
 
 from async_ckpt.errors import DamagedCheckpointError, StructureMismatchError
 
-from .arrays import ArraySpec, from_buffer
 from .dtypes import ITEMSIZE
 from .paths import components, join, matcher
-from .rng import Rng
 from .scalars import decode_bytes, decode_key, decode_scalar
 
 __all__ = ["MAX_DEPTH", "SKIPPED", "Node", "choose", "parse", "plain_tree"]
@@ -52,7 +50,7 @@ class Node:
         label: The kind of an array, or the type's name; only ever shown.
         slots: The keys, names or indices of the children.
         children: The children.
-        value: The plain value, the leaf's number, the inline array, or the :class:`Rng`.
+        value: The plain value, the leaf's number, the inline array, or the generator (:mod:`.rng`).
     """
 
     __slots__ = ("children", "label", "slots", "tag", "value")
@@ -155,6 +153,8 @@ def _leaf(tag: str, rest: list[Any], data: Any, depth: int) -> Node:
     if tag == "inline":
         return _inline(*_exactly(rest, 4))
     if tag == "rng":
+        from .rng import Rng  # noqa: PLC0415 - numpy, which most structures do without
+
         kind, state = _exactly(rest, 2)
         inner = _Parser(0).node(state, depth + 1)
         return Node("rng", value=Rng(kind, plain_tree(inner)))
@@ -182,6 +182,8 @@ def _inline(dtype: Any, shape: Any, kind: Any, text: Any) -> Node:
     if len(shape) > _MAX_DIMENSIONS or not all(type(n) is int and 0 <= n <= _MAX_NUMBER for n in shape):
         msg = "a malformed shape"
         raise ValueError(msg)
+    from .arrays import ArraySpec, from_buffer  # noqa: PLC0415 - as above
+
     spec = ArraySpec(dtype, tuple(shape), _text(kind))
     return Node(
         "inline", label=spec.kind, value=from_buffer(spec, bytearray(decode_bytes(text)), writeable=True)

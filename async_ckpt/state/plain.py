@@ -6,7 +6,6 @@ from typing import Any
 
 from .build import build
 from .dtypes import Json
-from .encode import Encoder, inline
 from .parse import parse
 
 __all__ = ["decode_plain", "encode_plain"]
@@ -18,6 +17,8 @@ def encode_plain(value: Any, *, namespace: str = "") -> Json:
     Raises:
         UnsupportedLeafError: It holds something that cannot be saved, or an array of more than 16 MiB.
     """
+    from .encode import Encoder, inline  # noqa: PLC0415 - who only reads needs no numpy
+
     return Encoder(namespace, inline).encode(value)
 
 

@@ -15,8 +15,6 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from async_ckpt.storage import posix
 
 if TYPE_CHECKING:
@@ -137,6 +135,8 @@ class _File:
 def _is_aligned(data: memoryview) -> bool:
     if len(data) < ALIGNMENT:
         return False
+    import numpy as np  # noqa: PLC0415 - whoever has something to write has it; a reader starts without
+
     return int(np.frombuffer(data, np.uint8).ctypes.data) % ALIGNMENT == 0
 
 

@@ -10,10 +10,7 @@ import contextlib
 import os
 import queue
 import threading
-from typing import TYPE_CHECKING
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, TypeAlias
 
 from async_ckpt.storage import posix
 from async_ckpt.storage.uncached import (
@@ -29,6 +26,9 @@ from async_ckpt.storage.uncached import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
+    import numpy.typing as npt
+
     from async_ckpt.storage.ranges import Handout, Range
     from async_ckpt.storage.reading import View
 
@@ -41,7 +41,7 @@ _REQUEST = 2 << 20
 """Bytes that are asked for at once. Twice as many gain nothing, and take twice the memory; with half, threads
 wait for each other and the interpreter more often."""
 
-_Row = npt.NDArray[np.uint8]
+_Row: TypeAlias = "npt.NDArray[np.uint8]"
 
 
 class Gathering:
@@ -151,6 +151,8 @@ class _Thread:
 
     def read(self, item: Range) -> None:
         """Read one range."""
+        import numpy as np  # noqa: PLC0415 - whoever reads arrays has it; a command that lists starts without
+
         memory = item.target()
         target = None if memory is None else np.frombuffer(memory, np.uint8)
         file = self._open(item)
@@ -204,7 +206,7 @@ class _Thread:
         with self._shared.desk():
             if target is not None:
                 row = target[at : at + len(data)]
-                np.copyto(row, data)
+                row[...] = data
                 data = row
             item.take(at, data.data)
 
@@ -220,7 +222,7 @@ class _Thread:
                     # To where the processor copies fast, and on from there.
                     memory = far_from(offset, desk.memory)[:size]
                     self._fill(file, offset, memory)
-                    np.copyto(row, memory)
+                    row[...] = memory
                 else:
                     self._fill(file, offset, row)
             item.take(at, row.data)

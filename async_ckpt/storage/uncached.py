@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import threading
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, TypeAlias
 
 from async_ckpt.storage import posix
 from async_ckpt.system.pages import fresh_pages, resident
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 __all__ = ["O_DIRECT", "CacheMap", "Scratch", "far_from", "is_refusal", "is_slow_copy", "read_aligned"]
 
@@ -27,7 +29,7 @@ _STRETCH = 32 << 20
 _SAMPLES = 16
 _REFUSED = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EMFILE, errno.ENFILE}
 
-_Row = npt.NDArray[np.uint8]
+_Row: TypeAlias = "npt.NDArray[np.uint8]"
 
 
 def is_refusal(error: OSError) -> bool:

@@ -10,10 +10,11 @@ import ctypes
 import mmap
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 __all__ = ["HUGE", "fresh_pages", "mapped_file", "resident"]
 
@@ -112,6 +113,8 @@ def fresh_pages(nbytes: int, *, inherited: bool = True) -> npt.NDArray[np.uint8]
     Raises:
         MemoryError: There is not that much.
     """
+    import numpy as np  # noqa: PLC0415 - this module is imported by commands that never get here
+
     if _system is None:
         return np.empty(nbytes, np.uint8)
     try:
@@ -142,6 +145,8 @@ def mapped_file(fd: int, size: int) -> npt.NDArray[np.uint8]:
     Raises:
         OSError: It cannot be mapped.
     """
+    import numpy as np  # noqa: PLC0415 - as above
+
     if not size:
         return np.empty(0, np.uint8)
     if _system is None:
