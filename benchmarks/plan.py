@@ -163,7 +163,7 @@ def _once(sizes: Sizes) -> list[Job]:
         for system in SCALED
     ]
     found = [
-        Job(experiment="slowdown", system=system, states=reference, repeats=4, budget_secs=10)
+        Job(experiment="slowdown", system=system, states=reference, repeats=6, budget_secs=12)
         for system in BESIDE_TRAINING
     ]
     found += [
@@ -172,7 +172,7 @@ def _once(sizes: Sizes) -> list[Job]:
     ]
     steps = {"step_secs": sizes.step_secs, "steps": sizes.steps}
     return [
-        Job(experiment="overlap", system="ours-overlap", states=reference, numbers=steps),
+        Job(experiment="overlap", system="ours-overlap", states=reference, repeats=6, numbers=steps),
         Job(experiment="flat", system="ours-copy", states=reference, repeats=sizes.flat_saves),
         Job(experiment="restore", system="ours-copy", states=reference),
         Job(experiment="reuse", system="ours-copy", states=(sizes.frozen,)),

@@ -182,6 +182,10 @@ def training(results: Results) -> str:
     overlap = ("overlap", "ours-overlap")
     add("`overlap`: a step that computes and marks its change with `mutating()`", *overlap, "step", 1e3, "ms")
     add("share of time lost to a save every ten steps", *overlap, "lost", 100, "%")
+    add("of it: the same arithmetic took longer on a processor", *overlap, "ran", 100, "%")
+    add("of it: it was ready and no processor was free", *overlap, "queued", 100, "%")
+    add("of it: waits at `mutating()`", *overlap, "waited", 100, "%")
+    add("blocks without saves, each against the one before it", *overlap, "same", 100, "%")
     add("boundary that starts a save", *overlap, "call", 1e3, "ms")
     add("boundary that does not", *overlap, "plain_call", 1e3, "ms")
     add("longest wait at `mutating()`", *overlap, "wait", 1e3, "ms")
@@ -221,11 +225,19 @@ def slowdown(results: Results) -> str:
             continue
         lost = [value for run in runs for value in run.values.get("lost", [])]
         whole = [value for run in runs for value in run.values.get("whole", [])]
+        same = [value for run in runs for value in run.values.get("same", [])]
         label = SYSTEMS[system].label
         rows.append(
-            (label, span(lost, 100), span(whole, 100)) if lost else (label, f"failed: {_reason(runs)}", "")
+            (label, span(lost, 100), span(whole, 100), span(same, 100))
+            if lost
+            else (label, f"failed: {_reason(runs)}", "", "")
         )
-    head = ("a loop of pure Python in a thread slows down by, %", "after the stall", "stall included")
+    head = (
+        "a loop of pure Python in a thread slows down by, %",
+        "after the stall",
+        "stall included",
+        "as long without a save",
+    )
     return table(head, rows)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks import states
+from benchmarks.processor import Counted
 from benchmarks.records import Job, Run
 from benchmarks.states import Arrays
 from benchmarks.threads import Thread
@@ -27,6 +29,7 @@ class Steps:
         self._row = np.linspace(0.1, 1.0, 32768, dtype=np.float32)
         self._count = self._calibrate(secs)
         self.waits: list[float] = []
+        self.computing: list[Counted] = []
         self.ended = 0.0
 
     def _calibrate(self, secs: float) -> int:
@@ -42,7 +45,9 @@ class Steps:
 
     def __call__(self) -> None:
         """One step, for the session's trainer thread."""
+        began = Counted.now()
         self._compute()
+        self.computing.append(Counted.now().since(began))
         asked = time.perf_counter()
         with self._training.session.mutating():
             self.waits.append(time.perf_counter() - asked)
@@ -54,34 +59,52 @@ class Steps:
 async def measure(job: Job, run: Run, directory: Path) -> None:
     """Blocks of steps, by turns without saves and with a save every ten steps.
 
-    ``lost``: share of time, for each pair of blocks. ``call``: seconds from the end of the step's function
-    to the end of the boundary that started a save. ``wait``: seconds ``mutating()`` waited, its largest
-    within each block that saves. ``step``: seconds of a step without saves.
+    ``lost``: share of time, of each block that saves against the two beside it. ``same``: likewise of each
+    block without saves against the one before it, which says what the machine does by itself. What ``lost``
+    is made of, in the same shares: ``ran`` (the same arithmetic took longer on a processor), ``queued`` (it
+    was ready and had none), ``waited`` (at ``mutating()``); the rest is the boundaries. ``call``: seconds
+    from the end of the step's function to the end of the boundary that started a save. ``wait``: seconds
+    ``mutating()`` waited, its largest within each block that saves. ``step``: of a step without saves.
     """
     worker = Thread("bench")
     state = await worker.call(states.build, states.spec(job.states[0]))
     count = int(job.numbers["steps"])
-    for name in ("lost", "call", "wait", "step", "plain_call"):
-        run.values[name] = []
+    names = ("lost", "same", "ran", "queued", "waited", "call", "wait", "step", "plain_call")
+    values = run.values = {name: [] for name in names}
     async with Training(directory, state, max_to_keep=1, staging="overlap") as training:
         steps = Steps(training, state, job.numbers["step_secs"])
         await training.session.run(steps)
         await training.save()
+        before = await _block(training, steps, count, values["plain_call"], save_every=None)
         for _ in range(job.repeats):
-            plain = await _block(training, steps, count, run.values["plain_call"], save_every=None)
-            steps.waits.clear()
-            saving = await _block(training, steps, count, run.values["call"], save_every=SAVE_EVERY)
-            run.values["wait"].append(max(steps.waits))
-            run.values["step"].append(plain / count)
-            run.values["lost"].append(saving / plain - 1)
+            saving = await _block(training, steps, count, values["call"], save_every=SAVE_EVERY)
+            values["wait"].append(max(steps.waits))
             await training.session.drain()
+            after = await _block(training, steps, count, values["plain_call"], save_every=None)
+            plain = (before.wall + after.wall) / 2
+            values["step"].append(plain / count)
+            values["lost"].append(saving.wall / plain - 1)
+            values["same"].append(after.wall / before.wall - 1)
+            for name in ("ran", "queued", "waited"):
+                sides = (getattr(block, name) for block in (before, after))
+                values[name].append((getattr(saving, name) - sum(sides) / 2) / plain)
+            before = after
     run.values["durable"] = training.durable[1:]
     worker.close()
 
 
+class _Block(NamedTuple):
+    wall: float
+    ran: float
+    queued: float
+    waited: float
+
+
 async def _block(
     training: Training, steps: Steps, count: int, calls: list[float], *, save_every: int | None
-) -> float:
+) -> _Block:
+    steps.waits.clear()
+    steps.computing.clear()
     began = time.perf_counter()
     for number in range(count):
         saves = save_every is not None and number % save_every == 0
@@ -89,4 +112,9 @@ async def _block(
         await training.session.run(steps)
         if saves or save_every is None:
             calls.append(time.perf_counter() - steps.ended)
-    return time.perf_counter() - began
+    return _Block(
+        time.perf_counter() - began,
+        sum(each.ran for each in steps.computing),
+        sum(each.queued for each in steps.computing),
+        sum(steps.waits),
+    )

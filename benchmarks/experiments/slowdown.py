@@ -40,6 +40,10 @@ class PythonLoop:
         count = bisect.bisect(self._ends, ended) - bisect.bisect(self._ends, began)
         return count / max(ended - began, 1e-9)
 
+    def beside(self, began: float, ended: float) -> float:
+        """The same before and after."""
+        return (self.rate(began - IDLE_SECS, began) + self.rate(ended, ended + IDLE_SECS)) / 2
+
     def stop(self) -> None:
         self._stopping = True
         self._thread.join()
@@ -48,7 +52,8 @@ class PythonLoop:
 async def measure(job: Job, run: Run, directory: Path) -> None:
     """``lost``: share of the loop's speed between the end of the stall and the end of the save.
 
-    ``whole``: the same from the call on. Each against the loop's speed before and after that save.
+    ``whole``: the same from the call on. Each against the loop's speed before and after that save. ``same``:
+    what the same sum gives for as long a time without a save, which says what the machine does by itself.
     """
     worker = Thread("bench")
     system = make(job.system)
@@ -57,7 +62,7 @@ async def measure(job: Job, run: Run, directory: Path) -> None:
     await system.open(directory)
     await system.save(1)
     await worker.call(clear, directory)
-    run.values = {"lost": [], "whole": [], "seconds": [], "idle_rate": []}
+    run.values = {"lost": [], "whole": [], "same": [], "seconds": [], "idle_rate": []}
     spent = 0.0
     for number in range(job.repeats):
         if spent > job.budget_secs:
@@ -66,15 +71,17 @@ async def measure(job: Job, run: Run, directory: Path) -> None:
         await asyncio.sleep(IDLE_SECS)
         times = await system.save(number + 2)
         await asyncio.sleep(IDLE_SECS)
-        loop.stop()
         assert times.durable is not None
+        quiet = time.perf_counter()
+        await asyncio.sleep(times.durable - times.began)
+        ended = time.perf_counter()
+        await asyncio.sleep(IDLE_SECS)
+        loop.stop()
         released = times.released or times.began
-        idle = (
-            loop.rate(times.began - IDLE_SECS, times.began)
-            + loop.rate(times.durable, times.durable + IDLE_SECS)
-        ) / 2
+        idle = loop.beside(times.began, times.durable)
         run.values["lost"].append(1 - loop.rate(released, times.durable) / idle)
         run.values["whole"].append(1 - loop.rate(times.began, times.durable) / idle)
+        run.values["same"].append(1 - loop.rate(quiet, ended) / loop.beside(quiet, ended))
         run.values["seconds"].append(times.durable - times.began)
         run.values["idle_rate"].append(idle)
         spent += times.durable - times.began
