@@ -88,8 +88,16 @@ def save_errors(
 
 
 def begin(root: int, location: str, step: int) -> Attempt:
-    """Make the directory of a new attempt."""
+    """Make the directory of a new attempt.
+
+    Raises:
+        SaveError: It cannot be made, or ``location`` no longer leads to the directory that was opened there.
+    """
     attempt = Attempt(secrets.token_hex(8), step, location)
+    if not _leads_to(location, root):
+        # What is saved by descriptor goes to wherever it is now, where nobody who was told a path will look.
+        message = f"{location} was moved, deleted or replaced while it was open: start the run again"
+        raise SaveError(message, step=step, path=location)
     with save_errors(attempt.path, step):
         os.mkdir(attempt.temp, dir_fd=root)
         try:
@@ -98,6 +106,15 @@ def begin(root: int, location: str, step: int) -> Attempt:
             _remove_quietly(attempt.temp, root)
             raise
     return attempt
+
+
+def _leads_to(location: str, root: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(location), os.fstat(root))  # noqa: PTH116 - names stay strings here
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # not known; what follows will say
 
 
 def link(root: int, attempt: Attempt, step: int, name: str, nbytes: int) -> bool:

@@ -459,7 +459,7 @@ async def test_the_directory_may_be_reached_through_links_and_the_current_direct
 @pytest.mark.asyncio
 async def test_a_directory_that_was_deleted_under_a_writer_is_an_error(store: LocalStore) -> None:
     shutil.rmtree(store.location)
-    with pytest.raises(SaveError, match="No such file or directory") as caught:
+    with pytest.raises(SaveError, match="was moved, deleted or replaced") as caught:
         await save(store, 1)
     assert caught.value.path is not None
     assert caught.value.path.startswith(store.location)
@@ -503,3 +503,29 @@ async def test_a_mounted_file_system_inside_the_rubbish_is_left_alone(tmpfs: Pat
     finally:
         await (await asyncio.create_subprocess_exec(*bind[1])).wait()
     assert precious.exists()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("there", ["nothing", "another directory", "a file"])
+async def test_a_directory_that_was_moved_away_is_not_saved_into_under_its_old_name(
+    store: LocalStore, tmp_path: Path, there: str
+) -> None:
+    await save(store, 1)
+    old, new = tmp_path / "runs", tmp_path / "moved"
+    old.rename(new)
+    if there == "another directory":
+        old.mkdir()
+    elif there == "a file":
+        old.touch()
+    with pytest.raises(SaveError, match="was moved, deleted or replaced") as caught:
+        await save(store, 2)
+    assert caught.value.outcome == "failed"
+    assert caught.value.path == str(old)
+    assert not [name for name in names(new) if "00000002" in name]
+    assert not old.is_dir() or not list(old.iterdir())
+    if old.is_dir():
+        old.rmdir()
+    old.unlink(missing_ok=True)
+    new.rename(old)
+    await save(store, 2)
+    assert await store.steps() == [1, 2]
