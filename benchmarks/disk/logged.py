@@ -15,7 +15,7 @@ from benchmarks.disk import plugin
 __all__ = ["LoggedDisk", "cannot", "logged_disk", "mounted", "run"]
 
 _PATIENCE_SECS = 20.0
-_PROGRAMS = ("nbdkit", "nbdfuse", "mkfs.ext4", "losetup", "mount", "umount")
+_PROGRAMS = ("nbdkit", "nbdfuse", "mkfs.ext4", "losetup", "blockdev", "mount", "umount")
 
 
 def cannot() -> str | None:
@@ -122,13 +122,19 @@ def mounted(image: Path, root: Path, *, check: bool = False) -> Iterator[Path]:
         done = subprocess.run(["e2fsck", "-f", "-y", str(image)], check=False, capture_output=True, text=True)
         if done.returncode & ~3:  # 1 and 2 say that it mended something
             raise OSError(f"e2fsck {image}: {done.stdout.strip()}")
-    run("mount", "-t", "ext4", "-o", "loop", str(image), str(root))
+    # Not `mount -o loop`: that takes a device which still has an earlier state of the same file in its cache.
+    device = run("losetup", "-f", "--show", str(image)).strip()
     try:
-        yield root
+        run("blockdev", "--flushbufs", device)
+        run("mount", "-t", "ext4", device, str(root))
+        try:
+            yield root
+        finally:
+            done = subprocess.run(["umount", str(root)], check=False, capture_output=True)
+            if done.returncode:
+                subprocess.run(["umount", "-l", str(root)], check=False, capture_output=True)
     finally:
-        done = subprocess.run(["umount", str(root)], check=False, capture_output=True)
-        if done.returncode:
-            subprocess.run(["umount", "-l", str(root)], check=False, capture_output=True)
+        subprocess.run(["losetup", "-d", device], check=False, capture_output=True)
 
 
 def run(*words: str) -> str:
