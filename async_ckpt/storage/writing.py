@@ -51,7 +51,6 @@ class Attempt:
         writing: Files being written right now.
         last: The file that was finished last.
         failed: Whether a write failed; such an attempt never commits.
-        placed: Whether the rename has happened; its directory is then no longer ours to remove.
         aside: What the checkpoint is called that had to make way and could not be put back; empty if none.
     """
 
@@ -64,7 +63,6 @@ class Attempt:
         self.writing = 0
         self.last = ""
         self.failed = False
-        self.placed = False
         self.aside = ""
 
     def close(self) -> None:
@@ -102,7 +100,7 @@ def begin(root: int, location: str, step: int) -> Attempt:
         os.mkdir(attempt.temp, dir_fd=root)
         try:
             attempt.fd = posix.open_directory(attempt.temp, root)
-        except OSError:
+        except BaseException:
             _remove_quietly(attempt.temp, root)
             raise
     return attempt
@@ -161,14 +159,12 @@ def commit(root: int, location: str, attempt: Attempt) -> bool:
         # The call may have failed after the fact; over a network it may even have been repeated.
         outcome: Literal["failed", "unknown"] = "failed"
         if _is_at(root, final, attempt.fd):
-            attempt.placed = True
             outcome = "unknown"
         elif attempt.aside:
             # The older one is whole, and out of sight until somebody puts it back.
             outcome = "unknown"
         with save_errors(path, attempt.step, outcome):
             raise error from None
-    attempt.placed = True
     with save_errors(path, attempt.step, "unknown"):
         posix.fsync(root)
     if old is not None:
@@ -186,12 +182,12 @@ def _place(root: int, attempt: Attempt, final: str) -> str | None:
     if posix.exchange(attempt.temp, final, root):
         return attempt.temp
     # For a moment there is neither; a writer that finds it so puts the old one back.
-    aside = f"{REPLACED}{final}-{secrets.token_hex(8)}"
-    posix.rename(final, aside, root)
-    attempt.aside = aside
+    # Known before it is so: whatever ends this in between, the old one can be found.
+    attempt.aside = aside = f"{REPLACED}{final}-{secrets.token_hex(8)}"
     try:
+        posix.rename(final, aside, root)
         posix.rename(attempt.temp, final, root)
-    except OSError:
+    except BaseException:
         _put_back(root, attempt)
         raise
     attempt.aside = ""
@@ -202,7 +198,9 @@ def _put_back(root: int, attempt: Attempt) -> None:
     """Let the checkpoint that had to make way have its name again; if that fails, it is tried again later."""
     final = step_name(attempt.step)
     with contextlib.suppress(OSError):
-        if attempt.aside and not _is_taken(root, final):
+        if attempt.aside and _is_taken(root, final):
+            attempt.aside = ""
+        elif attempt.aside:
             posix.rename(attempt.aside, final, root)
             attempt.aside = ""
             posix.fsync(root)
@@ -226,11 +224,17 @@ def _is_at(root: int, name: str, fd: int) -> bool:
 
 
 def discard(root: int, attempt: Attempt) -> None:
-    """Free what a failed attempt takes."""
-    attempt.close()
-    _put_back(root, attempt)
-    if not attempt.placed:
-        _remove_quietly(attempt.temp, root)
+    """Free what a failed attempt takes.
+
+    Where an exchange was cut short, its name may have become that of the older checkpoint: only the directory
+    itself can tell. What cannot be told apart is left for the sweep, which waits for the disk first.
+    """
+    try:
+        _put_back(root, attempt)
+        if _is_at(root, attempt.temp, attempt.fd):
+            _remove_quietly(attempt.temp, root)
+    finally:
+        attempt.close()
 
 
 def publish(directory: int, temp: str, name: str, path: str, step: int) -> None:
