@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from async_ckpt.errors import ProtocolError
 from async_ckpt.storage.tally import Tally
-from async_ckpt.system.threads import Outcome, Worker, finish, spawn
+from async_ckpt.system.threads import TRIES, Outcome, Worker, see_through, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -20,8 +21,20 @@ T = TypeVar("T")
 _BULK_THREADS = 4
 _CALL_THREADS = 4
 _READ_THREADS = 8
+_NOTHING = object()
 _BACKGROUND = 5
 """Niceness of the threads that work for long: they never keep the event loop off a core."""
+
+
+class _Hop:
+    """Work given to a worker, from before it is started until it is done."""
+
+    __slots__ = ("future", "owed", "owner")
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self.owed = [True]
+        self.future: asyncio.Future[Any] | None = None
 
 
 class Crew:
@@ -38,16 +51,18 @@ class Crew:
     def __init__(self, name: str) -> None:
         self._name = name
         self._tally = Tally()
-        self._running: dict[asyncio.Future[Any], str] = {}
+        self._running: set[_Hop] = set()
         self._pid: int | None = None
-        self._hire()
+        self.small, self.bulk, self.reads, self.rubbish, self.calls = self._hired()
 
-    def _hire(self) -> None:
-        self.small = Worker(f"{self._name}-small")
-        self.bulk = Worker(f"{self._name}-write", threads=_BULK_THREADS, nice=_BACKGROUND)
-        self.reads = Worker(f"{self._name}-read", threads=_READ_THREADS, nice=_BACKGROUND)
-        self.rubbish = Worker(f"{self._name}-delete", nice=_BACKGROUND)
-        self.calls = Worker(f"{self._name}-files", threads=_CALL_THREADS)
+    def _hired(self) -> tuple[Worker, Worker, Worker, Worker, Worker]:
+        return (
+            Worker(f"{self._name}-small"),
+            Worker(f"{self._name}-write", threads=_BULK_THREADS, nice=_BACKGROUND),
+            Worker(f"{self._name}-read", threads=_READ_THREADS, nice=_BACKGROUND),
+            Worker(f"{self._name}-delete", nice=_BACKGROUND),
+            Worker(f"{self._name}-files", threads=_CALL_THREADS),
+        )
 
     @property
     def is_inherited(self) -> bool:
@@ -59,15 +74,17 @@ class Crew:
     ) -> asyncio.Future[Outcome[T]]:
         """Start ``fn`` in a thread; ``owner`` is what :meth:`idle` can wait for."""
         self.claim()
-        owed = [True]
+        hop = _Hop(owner)
+        over = partial(self._over, hop)
+        # Noted before it is started: what has been started may not be taken for what has not.
+        self._running.add(hop)
         self._tally.enter()
         try:
-            future = worker.submit(self._counted, owed, fn, *args)
-            future.add_done_callback(lambda _: self._disown(owed))
+            future = hop.future = worker.submit(self._counted, hop.owed, fn, *args)
         except BaseException:
-            self._disown(owed)
+            self._over(hop)
             raise
-        self._track(future, owner)
+        self._follow(future, over)
         return future
 
     def _counted(self, owed: list[bool], fn: Callable[..., T], *args: Any) -> T:
@@ -82,6 +99,8 @@ class Crew:
 
         To take the only item of a list is one step: if that is done here, the line is never passed.
         """
+        if not owed:
+            return False  # nearly always, and without an error, which asks for memory
         try:
             owed.pop()
         except IndexError:
@@ -91,44 +110,55 @@ class Crew:
 
     async def call(self, worker: Worker, fn: Callable[..., T], *args: Any, owner: str = "") -> T:
         """Run ``fn`` in a thread and wait for it, through cancellation."""
-        return (await finish(self.start(worker, fn, *args, owner=owner))).unwrap()
+        return (await see_through(self.start, worker, fn, *args, owner=owner)).unwrap()
 
     async def obtain(self, fn: Callable[[], T], undo: Callable[[T], object]) -> T:
-        """Run ``fn`` in a thread; if the waiter was cancelled meanwhile, undo what it did."""
-        future = self.start(self.calls, fn)
+        """Run ``fn`` in a thread; if the waiter is cancelled or lacks memory meanwhile, undo what it did."""
+        kept: list[Any] = [_NOTHING]
+
+        def take() -> None:
+            kept[0] = fn()  # where it outlives an outcome for which memory lacks
+
         try:
-            outcome = await finish(future)
-        except asyncio.CancelledError:
-            if not future.cancelled() and future.result().error is None:
-                await self.call(self.calls, undo, future.result().value)
+            await self.call(self.calls, take)
+        except BaseException:
+            if kept[0] is not _NOTHING:
+                await self.call(self.calls, undo, kept[0])
             raise
-        return outcome.unwrap()
+        return kept[0]  # type: ignore[no-any-return]
 
     async def carry_out(self, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any, owner: str = "") -> T:
         """Run ``fn(small, *args)``, made of hops to that worker, to its end, through cancellation."""
+        return await see_through(self._start_joined, fn, args, owner)
+
+    def _start_joined(
+        self, fn: Callable[..., Coroutine[Any, Any, T]], args: tuple[Any, ...], owner: str
+    ) -> asyncio.Future[T]:
         self.claim()
-        owed = [True]
-        work = self._joined(self.small, owed, fn, *args)
+        hop = _Hop(owner)
+        over = partial(self._over, hop)
+        work = self._joined(self.small, hop.owed, fn, *args)
+        self._running.add(hop)
         self._tally.enter()
         try:
             task: asyncio.Task[T] = spawn(work, name=f"{self._name}-small")
-            task.add_done_callback(lambda _: self._disown(owed))
         except BaseException:
-            if self._disown(owed):
-                work.close()
+            work.close()
+            self._over(hop)
             raise
-        self._track(task, owner)
-        return await finish(task)
+        hop.future = task
+        self._follow(task, over)
+        return task
 
     async def _joined(
         self, small: Worker, owed: list[bool], fn: Callable[..., Coroutine[Any, Any, T]], *args: Any
     ) -> T:
+        leaving = [True]  # not when it is needed, for memory may lack then
         owed.pop()
         try:
             return await fn(small, *args)
         finally:
             # First in, first out: when this runs, a hop that a dying loop cut off has ended too.
-            leaving = [True]
             try:
                 await small.call(self._disown, leaving)
             except MemoryError:
@@ -139,18 +169,22 @@ class Crew:
         """Wait until nothing runs, or nothing of one owner. A cancellation ends the waiting only."""
         loop = asyncio.get_running_loop()
         while busy := [
-            future
-            for future, whose in self._running.items()
-            if future.get_loop() is loop and not future.done() and (owner is None or whose == owner)
+            hop.future
+            for hop in self._running
+            if hop.future is not None
+            and hop.future.get_loop() is loop
+            and not hop.future.done()
+            and (owner is None or hop.owner == owner)
         ]:
             await asyncio.wait(busy)
 
-    async def dismiss(self, last: Callable[[], None]) -> None:
-        """Call ``last`` in the thread that ends last, wait for it, and let all threads go.
+    def dismiss(self, last: Callable[[], None]) -> Coroutine[Any, Any, None]:
+        """Have ``last`` called in the thread that ends last, let all threads go; await it to wait for that.
 
-        Cancellation: the waiting ends; ``last`` is still called.
+        What raises has done nothing. Cancellation: the waiting ends; ``last`` is still called.
         """
         workers = (self.small, self.bulk, self.reads, self.rubbish, self.calls)
+        asked = [False]
 
         def leave() -> None:
             try:
@@ -159,10 +193,34 @@ class Crew:
                 for worker in workers:
                     worker.close()
 
-        # Counted itself, so what it leaves behind is called in a thread and not on the loop.
-        self.start(self.calls, self._tally.when_idle, leave)
-        self._hire()
-        await self.idle()
+        def ask() -> None:
+            self._tally.when_idle(leave)
+            asked[0] = True
+
+        hired = self._hired()
+        gone = self._gone(asked, ask)
+        try:
+            # Counted itself, so what it leaves behind is called in a thread and not on the loop.
+            self.start(self.calls, ask)
+        except BaseException:
+            gone.close()
+            raise
+        self.small, self.bulk, self.reads, self.rubbish, self.calls = hired
+        return gone
+
+    async def _gone(self, asked: list[bool], ask: Callable[[], None]) -> None:
+        tries = TRIES
+        while True:
+            try:
+                await self.idle()
+                if not asked[0]:
+                    ask()  # the thread lacked memory before it came to that
+            except MemoryError:
+                tries -= 1
+                if not tries:
+                    raise
+            else:
+                return
 
     def claim(self) -> None:
         """Make sure that this is the process whose threads they are.
@@ -175,9 +233,17 @@ class Crew:
             raise ProtocolError(msg)
         self._pid = os.getpid()
 
-    def _track(self, future: asyncio.Future[Any], owner: str) -> None:
-        self._running[future] = owner
-        future.add_done_callback(self._untrack)
+    def _follow(self, future: asyncio.Future[Any], over: Callable[[object], None]) -> None:
+        """Have ``over`` called when it is done. It runs already: what is raised here would be taken amiss."""
+        tries = TRIES
+        while tries:
+            try:
+                future.add_done_callback(over)
+            except MemoryError:
+                tries -= 1
+            else:
+                return
 
-    def _untrack(self, future: asyncio.Future[Any]) -> None:
-        self._running.pop(future, None)
+    def _over(self, hop: _Hop, _: object = None) -> None:
+        self._running.discard(hop)
+        self._disown(hop.owed)

@@ -25,7 +25,7 @@ from async_ckpt.storage.reader import Reader
 from async_ckpt.storage.reading import View
 from async_ckpt.storage.small import write_small
 from async_ckpt.storage.writing import Attempt, save_errors
-from async_ckpt.system.threads import Worker, finish
+from async_ckpt.system.threads import Worker, finish, insist
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -88,9 +88,13 @@ class LocalStore:
         hold, self._hold = self._hold, None
         if self._crew.is_inherited:
             return
-        attempts = list(self._attempts.values())
+        try:
+            gone = self._crew.dismiss(partial(_let_go, list(self._attempts.values()), hold))
+        except BaseException:
+            self._hold = hold  # still the writer, and may be closed once more
+            raise
         self._attempts.clear()
-        await self._crew.dismiss(partial(_let_go, attempts, hold))
+        await gone
 
     async def begin(self, step: int) -> str:
         """See :meth:`Store.begin`."""
@@ -331,20 +335,24 @@ def _take_hold(location: str) -> _Hold:
             lock = take_lock(root, location)
             try:
                 writing.sweep(root)
+                return _Hold(root, lock)
             except BaseException:
-                lock.close()
+                insist(lock.close)
                 raise
         except BaseException:
             posix.close_quietly(root)
             raise
-    return _Hold(root, lock)
 
 
 def _let_go(attempts: list[Attempt], hold: _Hold | None) -> None:
     if hold is None:
         return
-    for attempt in attempts:
-        writing.discard(hold.root, attempt)
-    hold.journal.close()
-    hold.lock.close()
-    posix.close_quietly(hold.root)
+    try:
+        for attempt in attempts:
+            writing.discard(hold.root, attempt)
+    finally:
+        try:
+            hold.journal.close()
+        finally:
+            insist(hold.lock.close)
+            posix.close_quietly(hold.root)

@@ -41,7 +41,11 @@ class HeldFile:
         """Give the lock back. May be called twice."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            posix.close_quietly(fd)
+            try:
+                posix.close_quietly(fd)
+            except MemoryError:
+                self.fd = fd  # for the call itself, so it is open, and can be closed once more
+                raise
 
 
 def _forget_in_child() -> None:

@@ -114,7 +114,7 @@ def open_file(name: str, directory: int, flags: int = os.O_RDONLY) -> int:
     fd = os.open(name, flags, 0o666, dir_fd=directory)
     try:
         mode = os.fstat(fd).st_mode
-    except OSError:
+    except BaseException:
         close_quietly(fd)
         raise
     if not stat.S_ISREG(mode):
@@ -129,8 +129,11 @@ def close_quietly(fd: int) -> None:
     The descriptor is gone even when ``close`` complains, and a complaint here would hide what was achieved,
     or the error that explains it. Where a file was written it is an error of the write, and counts.
     """
-    with contextlib.suppress(OSError):
+    # Asks for no memory: the lack of it is often why this is called.
+    try:
         os.close(fd)
+    except OSError:
+        return
 
 
 def make_directories(path: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from async_ckpt.system.threads import insist
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -31,15 +33,18 @@ class Tally:
         """Count one less; the last one does what :meth:`when_idle` was given."""
         with self._lock:
             self._count -= 1
-            last: list[Callable[[], None]] = []
-            if self._count == 0:
-                last, self._last = self._last, last
-        for call in last:
+        # Asks for no memory: an operation that failed for lack of it has to be counted out all the same.
+        while (call := self._next()) is not None:
             call()
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._lock:
+            return self._last.pop(0) if self._last and self._count == 0 else None
 
     def when_idle(self, last: Callable[[], None]) -> None:
         """Call ``last`` once nothing runs: now, or in the thread that ends last."""
         self.enter()
-        with self._lock:
-            self._last.append(last)
-        self.leave()
+        try:
+            insist(lambda: self._last.append(last))
+        finally:
+            self.leave()

@@ -198,9 +198,11 @@ def _put_back(root: int, attempt: Attempt) -> None:
     """Let the checkpoint that had to make way have its name again; if that fails, it is tried again later."""
     final = step_name(attempt.step)
     with contextlib.suppress(OSError):
-        if attempt.aside and _is_taken(root, final):
+        if not attempt.aside:
+            return
+        if _is_taken(root, final):
             attempt.aside = ""
-        elif attempt.aside:
+        else:
             posix.rename(attempt.aside, final, root)
             attempt.aside = ""
             posix.fsync(root)

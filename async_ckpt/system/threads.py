@@ -11,15 +11,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import inspect
 import os
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
 
-__all__ = ["Outcome", "Worker", "capture", "finish", "spawn"]
+__all__ = ["TRIES", "Outcome", "Worker", "capture", "finish", "insist", "see_through", "spawn"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,10 +56,27 @@ def capture(fn: Callable[..., T], /, *args: Any) -> Outcome[T]:
         return Outcome(error=error)
 
 
-_TRIES = 100
+TRIES = 100
+"""How often what must not be left out is tried where memory lacks for it."""
 
 
-async def finish(awaitable: Awaitable[T]) -> T:
+def insist(call: Callable[[], T]) -> T:
+    """Call what must not be left out, again where memory lacked; it must have left nothing half done then.
+
+    Raises:
+        MemoryError: There is none, time and again.
+    """
+    tries = TRIES
+    while True:
+        try:
+            return call()
+        except MemoryError:
+            tries -= 1
+            if not tries:
+                raise
+
+
+def finish(awaitable: Awaitable[T]) -> Coroutine[Any, Any, T]:
     """Wait for ``awaitable`` to end, however often the waiting task is cancelled meanwhile.
 
     A cancellation that arrived is raised once the awaitable is done; its result is then dropped.
@@ -66,9 +84,17 @@ async def finish(awaitable: Awaitable[T]) -> T:
     Raises:
         MemoryError: There is none, time and again, for the waiting itself.
     """
-    future = asyncio.ensure_future(awaitable)
+    return see_through(asyncio.ensure_future, awaitable)
+
+
+async def see_through(start: Callable[P, asyncio.Future[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Start something and wait as :func:`finish` does: once it is started, there is somebody who waits.
+
+    Where it is started first and waited for then, memory may lack for the waiting to begin.
+    """
+    future = start(*args, **kwargs)
     cancelled: asyncio.CancelledError | None = None
-    tries = _TRIES
+    tries = TRIES
     while not future.done():
         try:
             await asyncio.wait([future])
@@ -90,10 +116,19 @@ _running: set[asyncio.Task[Any]] = set()
 
 
 def spawn(coroutine: Any, *, name: str) -> asyncio.Task[Any]:
-    """Start a named task and keep a reference until it is done (the loop itself keeps only a weak one)."""
-    task = asyncio.get_running_loop().create_task(coroutine, name=name)
-    _running.add(task)
-    task.add_done_callback(_running.discard)
+    """Start a named task and keep a reference until it is done (the loop itself keeps only a weak one).
+
+    What raises has not run, and is closed.
+    """
+    try:
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        _running.add(task)
+        task.add_done_callback(_running.discard)
+    except BaseException:
+        # The loop may have it already; whoever is told that it was not started must be able to rely on it.
+        if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+            coroutine.close()
+        raise
     return task
 
 
@@ -166,7 +201,7 @@ class Worker:
 
         Cancellation: ``fn`` is waited for, then ``CancelledError`` is raised and its result dropped.
         """
-        return (await finish(self.submit(fn, *args))).unwrap()
+        return (await see_through(self.submit, fn, *args)).unwrap()
 
     def close(self) -> None:
         """Let the threads end when their work is done; waits for nothing. May be called twice."""
