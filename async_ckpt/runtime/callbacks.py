@@ -69,10 +69,16 @@ class Callbacks:
             KeyboardInterrupt, SystemExit: As one of them raised it.
         """
         for entry in self._registrations:
-            outcome = await self._call(entry, "begin", None)
+            self._begun.append(entry)  # before, for it is owed an end, and memory may lack behind the call
+            try:
+                outcome = await self._call(entry, "begin", None)
+            except BaseException:
+                self._begun.pop()
+                raise
             if outcome is None or outcome.error is None:
-                self._begun.append(entry)
-            elif self._ends_phase(entry.listener, "begin", None, outcome.error):
+                continue
+            self._begun.pop()
+            if self._ends_phase(entry.listener, "begin", None, outcome.error):
                 raise _leaving(entry.listener, "begin", None, outcome.error)
 
     async def before_save(self, step: int, cancelled: Callable[[], bool]) -> dict[str, Any] | None:
@@ -125,13 +131,23 @@ class Callbacks:
         self._note(failures)
         return states
 
+    @property
+    def owe_end(self) -> bool:
+        """Whether a listener has begun and has had no ``end``."""
+        return bool(self._begun)
+
     async def end(self) -> None:
-        """Call ``end`` of every listener that began, once, whatever the others did."""
-        begun, self._begun = self._begun, []
+        """Call ``end`` of every listener that began, once, whatever the others did.
+
+        Raises:
+            MemoryError: Those that it did not come to are owed theirs still.
+        """
         step = self._host.global_step
-        failures = []
-        for entry in begun:
+        failures: list[ListenerFailure] = []
+        while self._begun:
+            entry = self._begun[0]
             outcome = await self._call(entry, "end", step, self._host.facade, step)
+            self._begun.pop(0)
             if outcome is not None and outcome.error is not None:
                 failures.append(ListenerFailure(entry.listener, "end", step, outcome.error))
         self._note(failures)
@@ -183,6 +199,7 @@ class Callbacks:
     async def _call(
         self, entry: Registration, phase: str, step: int | None, *args: Any, save: object = None
     ) -> Outcome[Any] | None:
+        """Call a method if there is one; what is raised says that it was not called."""
         method = entry.methods.get(phase)
         if method is None:
             return None
@@ -202,6 +219,16 @@ class Callbacks:
             on_slow=slow,
             convert=_as_stop if phase == "after_save" else None,
         )
+        try:
+            self._tell_called(entry, phase, step, began, outcome)
+        except MemoryError as error:
+            host.fail(error)  # what is raised here would say that it was not called
+        return outcome
+
+    def _tell_called(
+        self, entry: Registration, phase: str, step: int | None, began: float, outcome: Outcome[Any]
+    ) -> None:
+        host = self._host
         if host.wants(events.ListenerCalled):
             host.emit(
                 events.ListenerCalled,
@@ -212,7 +239,6 @@ class Callbacks:
                 seconds=host.clock.monotonic() - began,
                 error=None if outcome.error is None else repr(outcome.error),
             )
-        return outcome
 
     def _ends_phase(self, owner: object, phase: str, step: int | None, error: BaseException) -> bool:
         if self._raise or _leaves_as_itself(error):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import FunctionType, MethodType, TracebackType
 from typing import Any
 
-from async_ckpt.system.threads import Outcome, Worker
+from async_ckpt.system.threads import TRIES, Outcome, Worker, succeeded
 
 __all__ = ["Inside", "Lane", "current_call", "is_coroutine_function", "running_code"]
 
@@ -38,6 +38,8 @@ class Inside:
     #: what ``saved_state()`` and ``report()`` refer to, in ``after_save`` only
     save: Any = None
     active: bool = True
+    #: whether the code was come to: where memory lacked before that, it can be called again
+    called: bool = False
     #: the code this code was called from, itself of another session
     outer: Inside | None = None
     _token: Token[Inside | None] | None = None
@@ -105,13 +107,34 @@ class Lane:
         is reported through ``on_slow`` and waited for. An awaitable it returns is awaited.
         ``convert`` is applied to the result inside the same error handling.
 
-        Never raises. Must be called from a task that is not cancelled from outside.
+        Where memory lacks before ``fn`` is called, it is tried again. Never raises. Must be called from a
+        task that is not cancelled from outside.
         """
+        tries = TRIES
+        while True:
+            tries -= 1
+            try:
+                outcome = await self._call(fn, args, inside, timeout_secs, on_slow, convert)
+            except MemoryError as error:
+                outcome = Outcome(error=error)
+            if inside.called or not tries or not isinstance(outcome.error, MemoryError):
+                return outcome
+
+    async def _call(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        inside: Inside,
+        timeout_secs: float | None,
+        on_slow: Callable[[], None] | None,
+        convert: Callable[[Any], Any] | None,
+    ) -> Outcome[Any]:
         await self._turn.acquire()
-        call = self._running = _Call(inside)
         try:
+            inside.active = True
+            call = self._running = _Call(inside)
             call.start(self._run(call, fn, args, timeout_secs, on_slow, convert))
-            return await call.outcome
+            return await call.told()
         finally:
             inside.active = False
             self._running = None
@@ -152,17 +175,21 @@ class Lane:
         on_slow: Callable[[], None] | None,
         convert: Callable[[Any], Any] | None,
     ) -> None:
-        call.inside.enter()
         try:
+            call.inside.enter()
             if is_coroutine_function(fn):
                 work = fn(*args)
+                call.inside.called = True
                 result = await (work if timeout_secs is None else _within(timeout_secs, work))
             else:
                 result = await self._run_plain(call, fn, args, timeout_secs, on_slow)
                 if inspect.isawaitable(result):
                     result = await _within(timeout_secs, result)
-            call.settle(Outcome(value=result if convert is None else convert(result)))
-        except BaseException as error:  # noqa: BLE001 - handed over as a value, judged by the phase
+            call.settle(succeeded(result if convert is None else convert(result)))
+        except BaseException as error:
+            if isinstance(error, MemoryError) and call.outcome.done():
+                raise  # it is settled, and memory lacked for telling whoever waits: the loop's log has to
+            # Handed over as a value, judged by the phase.
             call.settle(Outcome(error=error))
 
     async def _run_plain(
@@ -176,6 +203,7 @@ class Lane:
         call.in_thread = True
         try:
             future = self.worker.submit(fn, *args)
+            call.inside.called = True
             if timeout_secs is not None:
                 done, _ = await asyncio.wait([future], timeout=timeout_secs)
                 if not done and on_slow is not None:
@@ -207,14 +235,32 @@ class _Call:
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         loop = self.outcome.get_loop()
-        self.task = loop.create_task(work, name=f"async_ckpt {self.inside.what}")
-        self.task.add_done_callback(self._ended)
+        try:
+            self.task = loop.create_task(work, name=f"async_ckpt {self.inside.what}")
+            self.task.add_done_callback(self._ended)
+        except BaseException:
+            # Not come to its first line, and it never will: who is told that it failed may start it again.
+            work.close()
+            raise
+
+    async def told(self) -> Outcome[Any]:
+        """Wait for the outcome; to leave before would be to leave the code alone with the next one's turn."""
+        tries = TRIES
+        while True:
+            try:
+                return await self.outcome
+            except MemoryError:
+                tries -= 1
+                if not tries:
+                    raise
 
     def settle(self, outcome: Outcome[Any]) -> None:
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 
-    def _ended(self, _: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[None]) -> None:
         # A task cancelled before its first step never ran: nothing inside it could report.
         if not self.outcome.done():
-            self.settle(Outcome(error=asyncio.CancelledError(f"{self.inside.what} was cancelled")))
+            error = None if task.cancelled() else task.exception()
+            error = error or asyncio.CancelledError(f"{self.inside.what} was cancelled")
+            self.settle(Outcome(error=error))

@@ -121,6 +121,14 @@ class SaveRunner:
             return False
         return True
 
+    def let_go(self) -> None:
+        """Nobody will allow the commit any more, or look at the memory: the next save need not wait."""
+        if self.attempt is not None and self.attempt.pending is not None:
+            try:
+                self.attempt.pending.cancel()
+            finally:
+                self.attempt.pending.release()
+
     async def _set_aside(self) -> None:
         """Before the first save: checkpoints above the start step belong to an abandoned lineage."""
         above = self.abandon_above
@@ -193,12 +201,11 @@ class SaveRunner:
         assert attempt is not None and attempt.pending is not None  # noqa: S101, PT018
         try:
             await self._written(attempt, attempt.pending)
+            seconds = self._host.clock.monotonic() - attempt.began
+            self._host.emit(events.SaveWritten, directory=self.directory, step=attempt.step, seconds=seconds)
         except BaseException as error:  # noqa: BLE001
             self._save_failed(attempt, error)
-            attempt.pending.release()
             return False
-        seconds = self._host.clock.monotonic() - attempt.began
-        self._host.emit(events.SaveWritten, directory=self.directory, step=attempt.step, seconds=seconds)
         return True
 
     async def commit(self, step: int) -> bool:
@@ -211,16 +218,18 @@ class SaveRunner:
         except BaseException as error:  # noqa: BLE001
             # The rename may have been made, or is being made, whoever could not wait for it.
             self._save_failed(attempt, error, otherwise="unknown")
-            attempt.pending.release()
             return False
-        self._host.emit(
-            events.SaveCommitted,
-            directory=self.directory,
-            step=step,
-            path=str(attempt.checkpoint.path),
-            bytes=attempt.checkpoint.bytes,
-            seconds=self._host.clock.monotonic() - attempt.began,
-        )
+        try:
+            self._host.emit(
+                events.SaveCommitted,
+                directory=self.directory,
+                step=step,
+                path=str(attempt.checkpoint.path),
+                bytes=attempt.checkpoint.bytes,
+                seconds=self._host.clock.monotonic() - attempt.began,
+            )
+        except MemoryError as error:
+            self._host.fail(error)  # durable all the same, and reported on
         return True
 
     def owe_report(self, restored: Restored) -> None:
@@ -280,15 +289,16 @@ class SaveRunner:
         except BaseException as error:  # noqa: BLE001
             self._surface(error)
 
-    def abandon_save(self) -> None:
-        """The grace period is over and the save in flight is not durable: that is an error of the exit."""
+    def abandon_save(self, why: str) -> None:
+        """The session ends and the save in flight is not durable: that is an error of the exit."""
         attempt = self.attempt
-        assert attempt is not None  # noqa: S101
+        if attempt is None or attempt.checkpoint is not None:
+            return  # whoever counts the saves lacked memory, and counts one that is durable or never began
         attempt.cancelled = True
         ended = attempt.pending is None or attempt.pending.cancel()
         message = (
-            f"the save of step {attempt.step} to {self.directory} was still under way when the grace period "
-            + ("ended, and was given up" if ended else "ended, and may or may not become durable")
+            f"the save of step {attempt.step} to {self.directory} was still under way when {why}, and "
+            + ("was given up" if ended else "may or may not become durable")
         )
         error = SaveError(
             message, step=attempt.step, path=self.directory, outcome="failed" if ended else "unknown"

@@ -14,7 +14,7 @@ from typing import Any
 from async_ckpt.core import protocol as p
 from async_ckpt.core.machine import Machine, SaveState
 from async_ckpt.runtime.runner import Attempt, SaveRunner
-from async_ckpt.system.threads import spawn
+from async_ckpt.system.threads import TRIES, insist, spawn
 
 __all__ = ["Scheduler"]
 
@@ -25,6 +25,10 @@ class Scheduler:
     ``on_input()`` is told before the machine is: what was known of coming boundaries may no longer hold.
     ``on_stop(reason)`` and ``on_skip(hook, step, reason)`` are told what was decided; ``on_bug``
     gets an exception that a runner should have reported by its return value.
+
+    Attributes:
+        broken: Memory lacked in the midst of an input, so nobody knows where the saves are: nobody waits for
+            one any more, none is begun, and the session can only be left.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Scheduler:
         self._over: dict[Attempt, asyncio.Future[None]] = {}
         self._askers = [0] * len(runners)
         self._given_up = False
+        self.broken = False
 
     # -- inputs ------------------------------------------------------------------------------
 
@@ -61,6 +66,8 @@ class Scheduler:
             ProtocolError: The machine refused ``event``; nothing has changed.
         """
         self._on_input()
+        if self.broken:
+            return
         self._inbox.append(event)
         if self._carrying:
             return
@@ -69,6 +76,9 @@ class Scheduler:
             while self._inbox:
                 for command in self.machine.receive(self._inbox.popleft()):
                     self._carry_out(command)
+        except MemoryError:
+            self.break_off()
+            raise
         finally:
             self._carrying = False
 
@@ -83,12 +93,15 @@ class Scheduler:
         Cancellation: while waiting for a slot there is no save and no callback; in ``before_save`` the
         running callback finishes and nothing is saved; from the staging on the save completes.
         """
+        if self.broken:
+            return None
         place = asyncio.get_running_loop().create_future()
         self._places[hook] = place
         self._askers[hook] = askers
         before = self._runners[hook].attempt
         cancelled: asyncio.CancelledError | None = None
         self.tell(p.SaveOffered(hook, self._now(), wanted=wanted, asked=asked))
+        tries = TRIES
         while not place.done():
             try:
                 await asyncio.wait([place])
@@ -96,6 +109,11 @@ class Scheduler:
                 cancelled = error
                 if self._leave_place(hook):
                     break
+            except MemoryError:
+                # To leave would be to close the boundary over a save that is being prepared.
+                tries -= 1
+                if not tries:
+                    raise
         self._places.pop(hook, None)
         if cancelled is not None:
             raise cancelled
@@ -125,10 +143,16 @@ class Scheduler:
 
     async def drained(self) -> None:
         """Wait until no save is in flight, or until :meth:`give_up`."""
+        tries = TRIES
         while not (self.machine.idle or self._given_up):
-            if self._round_over is None:
-                self._round_over = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._round_over)
+            try:
+                if self._round_over is None:
+                    self._round_over = asyncio.get_running_loop().create_future()
+                await asyncio.shield(self._round_over)
+            except MemoryError:
+                tries -= 1
+                if not tries:
+                    raise
 
     async def finished(self, attempt: Attempt) -> None:
         """Wait until ``attempt`` is over, ``after_save`` included."""
@@ -137,7 +161,7 @@ class Scheduler:
             await asyncio.shield(over)
 
     def give_up(self) -> None:
-        """The grace period is over: let everybody who waits for a save go."""
+        """The grace period is over, or nobody knows any more: let everybody who waits for a save go."""
         self._given_up = True
         self._wake_waiters()
         for over in self._over.values():
@@ -145,8 +169,15 @@ class Scheduler:
                 over.set_result(None)
         for hook, place in self._places.items():
             # A blocking save goes on behind the boundary; one that is still prepared ends by itself.
-            if not place.done() and self.machine.state_of(hook) not in (None, SaveState.PREPARING):
+            if not place.done() and (
+                self.broken or self.machine.state_of(hook) not in (None, SaveState.PREPARING)
+            ):
                 place.set_result(True)
+
+    def break_off(self) -> None:
+        """Memory lacked for what the machine has to be told: the session can only be left."""
+        self.broken = True
+        insist(self.give_up)
 
     def _wake_waiters(self) -> None:
         waiter, self._round_over = self._round_over, None
@@ -183,10 +214,22 @@ class Scheduler:
         self._go(self._try(work, otherwise=None), what)
 
     def _go(self, work: Coroutine[Any, Any, Any], what: str) -> None:
-        spawn(work, name=f"async_ckpt {what}")
+        try:
+            spawn(self._carried(work), name=f"async_ckpt {what}")
+        except BaseException:
+            work.close()
+            raise
+
+    async def _carried(self, work: Coroutine[Any, Any, Any]) -> None:
+        try:
+            await work
+        except MemoryError as error:
+            self.break_off()
+            self._on_bug(error)
 
     async def _prepare_and_write(self, hook: int, step: int, attempt: Attempt) -> None:
         if not await self._try(self._runners[hook].prepare(step), otherwise=False):
+            self._runners[hook].let_go()
             self._close_book(attempt)
             self.tell(p.PrepareFailed(hook))
             return
@@ -214,6 +257,7 @@ class Scheduler:
         self.tell(p.Settled(hook))
 
     def _fail(self, hook: int, event: p.Input) -> None:
+        self._runners[hook].let_go()
         attempt = self._runners[hook].attempt
         if attempt is not None:
             self._close_book(attempt)

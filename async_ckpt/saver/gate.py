@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Literal
 
 from async_ckpt.errors import ProtocolError
+from async_ckpt.system.threads import TRIES, insist
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +49,11 @@ class Gate:
         place = Place(kind)
         with self._lock:
             self._places.append(place)
-            self._grant()
+            try:
+                self._grant()
+            except BaseException:
+                self._places.remove(place)
+                raise
         return place
 
     def leave(self, place: Place) -> None:
@@ -57,12 +62,22 @@ class Gate:
             if place not in self._places:
                 return
             self._places.remove(place)
-            woken = self._grant()
-            if not place.granted and place.wake is not None:
-                # Somebody else gave it up for whoever waits for it, and who has to hear of that.
-                woken.append(place.wake)
-        for wake in woken:
-            wake()
+            tries = TRIES
+            woken: list[Place] | None = None
+            while woken is None:
+                try:
+                    woken = self._grant()
+                except MemoryError:
+                    # Whoever waits would wait for ever.
+                    tries -= 1
+                    if not tries:
+                        raise
+        for other in woken:
+            if other.wake is not None:
+                insist(other.wake)
+        if not place.granted and place.wake is not None:
+            # Somebody else gave it up for whoever waits for it, and who has to hear of that.
+            insist(place.wake)
 
     def changing(self) -> bool:
         """Whether somebody who came earlier is changing the state, or is about to."""
@@ -114,17 +129,18 @@ class Gate:
             place.wake = wake
             return place.granted
 
-    def _grant(self) -> list[Callable[[], None]]:
+    def _grant(self) -> list[Place]:
         """Grant what has nobody of the other kind before it; returns whom to wake."""
-        woken: list[Callable[[], None]] = []
+        granted: list[Place] = []
         for place in self._places:
             if place.kind != self._places[0].kind:
                 break
             if not place.granted:
-                place.granted = True
-                if place.wake is not None:
-                    woken.append(place.wake)
-        return woken
+                granted.append(place)
+        # Behind all that asks for memory: it is granted with somebody to tell, or not at all.
+        for place in granted:
+            place.granted = True
+        return granted
 
 
 def _resolve(turn: asyncio.Future[None]) -> None:

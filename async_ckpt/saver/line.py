@@ -6,7 +6,7 @@ import asyncio
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from async_ckpt.errors import SaveError
 from async_ckpt.saver.gate import Gate
@@ -54,13 +54,27 @@ class Line:
         The copy takes its place at the gate now, so changes that come later wait for it.
         """
         place = self._gate.take("copy")
-        pending = PendingSave(step, held=held, left=lambda: self._gate.leave(place))
-        self._queue.append(Job(pending, place, flatten, labels, held))
-        if not self._running:
-            self._running = True
-            self._idle.clear()
-            spawn(self._run(), name=f"async-ckpt save {self._location}")
+        try:
+            pending = PendingSave(step, held=held, left=lambda: self._gate.leave(place))
+            self._queue.append(Job(pending, place, flatten, labels, held))
+            if not self._running:
+                self._start()
+        except BaseException:
+            self._gate.leave(place)
+            raise
         return pending
+
+    def _start(self) -> None:
+        self._running = True
+        self._idle.clear()
+        try:
+            spawn(self._run(), name=f"async-ckpt save {self._location}")
+        except BaseException:
+            # Nobody is in the line then, and nobody may wait for it.
+            self._queue.pop()
+            self._running = False
+            self._idle.set()
+            raise
 
     async def drain(self) -> None:
         """Wait until nobody is in the line."""
@@ -90,7 +104,7 @@ class Line:
             # Somebody ended the task: the loop is being shut down, or Ctrl-C came at a bad moment.
             for left in (self._current, *self._queue):
                 if left is not None and not left.pending.done():
-                    self._fail(left.pending, self._ended(left.pending.step, error))
+                    self._fail(left.pending, self._ended(left.pending, error))
             self._queue.clear()
             raise
         finally:
@@ -113,22 +127,31 @@ class Line:
                 self.uncertain.add(pending.step)
             self._fail(pending, error)
             return
-        self.uncertain.discard(pending.step)
-        if job.held:
-            self._holding = pending
-        else:
-            pending.release()
-            await self._settle()
-        pending._succeed(checkpoint)
+        # Durable, and told as that whatever fails from here on.
+        pending._checkpoint = checkpoint
+        try:
+            self.uncertain.discard(pending.step)
+            if job.held:
+                self._holding = pending
+            else:
+                pending.release()
+                await self._settle()
+        finally:
+            pending._succeed(checkpoint)
 
     def _fail(self, pending: PendingSave, error: BaseException) -> None:
-        _forget_frames(error)
-        pending._fail(error)
+        try:
+            _forget_frames(error)
+        finally:
+            pending._fail(error)
         self._failures = [failure for failure in (*self._failures, pending) if not failure._seen]
 
-    def _ended(self, step: int, error: BaseException) -> SaveError:
+    def _ended(self, pending: PendingSave, error: BaseException) -> SaveError:
+        step = pending.step
         message = f"the save of step {step} was ended from outside: {type(error).__name__}"
-        failure = SaveError(message, step=step, path=self._location)
+        # Where it was while the names changed, nobody knows what it left.
+        outcome: Literal["failed", "unknown"] = "unknown" if pending._phase == "committing" else "failed"
+        failure = SaveError(message, step=step, path=self._location, outcome=outcome)
         failure.__cause__ = error
         return failure
 

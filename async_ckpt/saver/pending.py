@@ -206,18 +206,32 @@ class PendingSave:
     def _fail(self, error: BaseException) -> None:
         if self._over.is_set():
             return
+        if self._checkpoint is not None:
+            # It is durable, whatever failed behind the rename.
+            self._finish("done")
+            return
         self._error = error
         outcome = getattr(error, "outcome", None)
         # Nobody has to be told of what they asked for.
         self._seen = outcome == "cancelled" and self._stop
-        self.release()
-        self._finish("cancelled" if outcome == "cancelled" else "failed")
+        try:
+            self.release()
+        finally:
+            self._finish("cancelled" if outcome == "cancelled" else "failed")
 
     def _finish(self, phase: SavePhase) -> None:
         self._phase = phase
-        self._left()
-        for event in (self._staged, self._written, self._over):
-            event.set()
+        try:
+            self._left()
+        finally:
+            # Whoever waits is told, whatever came of the others.
+            try:
+                self._staged.set()
+            finally:
+                try:
+                    self._written.set()
+                finally:
+                    self._over.set()
 
     def _cancelled(self) -> SaveError:
         message = f"the save of step {self.step} was cancelled"

@@ -33,7 +33,7 @@ from async_ckpt.storage.local import LocalStore
 from async_ckpt.storage.records import Report
 from async_ckpt.storage.store import Store
 from async_ckpt.system.clock import Clock, RealClock
-from async_ckpt.system.threads import Worker, spawn
+from async_ckpt.system.threads import TRIES, Worker, spawn
 
 __all__ = ["Saver"]
 
@@ -252,13 +252,19 @@ class Saver:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            await self.aclose()
+        tries = TRIES
+        while True:
+            try:
+                await self.aclose()
+            except Exception as later:
+                tries -= 1
+                if isinstance(later, MemoryError) and tries and not self._closed:
+                    continue  # it lacked for the closing to begin, or for the waiting
+                if error is None:
+                    raise
+                # The block's own error is the one that leaves.
+                error.add_note(f"while closing the saver: {later!r}")
             return
-        try:
-            await self.aclose()
-        except Exception as later:  # noqa: BLE001 - the block's own error is the one that leaves
-            error.add_note(f"while closing the saver: {later!r}")
 
     # -- reading -------------------------------------------------------------------------------------
 
@@ -468,10 +474,19 @@ class Saver:
         await self._keeper.prune_quietly()
 
     async def _close(self) -> None:
-        self._line.let_go()
-        await self._line.drain()
+        tries = TRIES
         try:
-            await self._store.aclose()
+            while True:
+                try:
+                    self._line.let_go()
+                    await self._line.drain()
+                    await self._store.aclose()
+                    break
+                except MemoryError:
+                    # The lock would stay with a process that may live for long.
+                    tries -= 1
+                    if not tries:
+                        raise
         except Exception as error:  # noqa: BLE001 - raised by `aclose`, once
             self._unclosed = error
         finally:
@@ -479,6 +494,10 @@ class Saver:
             self._worker.close()
             if self._owns_engine:
                 self._engine._close()
+
+    @property
+    def _closed(self) -> bool:
+        return self._closing is not None and self._closing.done()
 
     def _check_open(self) -> None:
         if self._closing is not None:

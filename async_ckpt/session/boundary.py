@@ -36,6 +36,11 @@ class Place:
     #: a plain hook's ``after_run`` in words, if it has one of its own
     after_run: str = ""
 
+    @property
+    def owes_end(self) -> bool:
+        """Whether somebody's ``begin`` returned who has had no ``end``."""
+        return self.begun or (self.runner is not None and self.runner.callbacks.owe_end)
+
 
 class Boundary:
     """Carries out the boundaries of one session, one at a time.
@@ -194,7 +199,11 @@ class Boundary:
                 elif run is not None and place.after_run:
                     await self._after_run(place.after_run, place.hook, run)
         finally:
-            self._scheduler.tell(p.BoundaryClosed(self._host.clock.monotonic()))
+            try:
+                self._scheduler.tell(p.BoundaryClosed(self._host.clock.monotonic()))
+            except MemoryError:
+                self._scheduler.break_off()
+                raise
             self._publish()
             served = [request for request in requests if len(request.attempts) == len(self._savers)]
             if served:

@@ -76,7 +76,7 @@ async def _begin(host: SessionHost, place: Place) -> None:
         return
     with Inside(f"{type(place.hook).__name__}.begin", place.hook, host.facade):
         await place.hook.begin()
-    place.begun = True
+        place.begun = True
 
 
 async def _to_the_end(host: SessionHost, work: Coroutine[Any, Any, None], what: str) -> None:

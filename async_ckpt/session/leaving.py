@@ -14,7 +14,7 @@ from async_ckpt.core.standing import Exit, last_round, refusal
 from async_ckpt.errors import SessionStopped
 from async_ckpt.runtime.lane import Inside
 from async_ckpt.session.requests import refuse
-from async_ckpt.system.threads import spawn
+from async_ckpt.system.threads import TRIES, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -34,24 +34,37 @@ _NOT_DURABLE = {SaveState.PREPARING, SaveState.WRITING, SaveState.WRITTEN, SaveS
 async def leave(session: MonitoredTrainingSession, error: BaseException | None) -> None:
     """Close ``session``, which was left with ``error`` or None. Errors go to the host, none leaves here.
 
+    But for a MemoryError where there is none, time and again; then it may be called again.
+
     Runs in a task of its own, so that nothing done to the leaving task can cut it short.
     """
     host, watch = session._host, _Watch(session)
-    watch.start()
-    session._warm_up.cancel()
     try:
+        watch.start()
+        session._warm_up.cancel()
         await _guarded(session, _finish_saves(session, error, watch))
-        for place in session._places:
-            await _guarded(session, _end(session, place))
+        await _end_all(session)
         if session._warm_up.under_way:
             await watch.waited(session._warm_up.ended(), "preparations")
         if session._event_log is not None:
             # Before the lock is given back: after that the log is somebody else's.
             session._event_log(host.observers.record(events.SessionEnded, _ended(session, error)))
             await watch.waited(session._event_log.finish(), "the event log")
+    except MemoryError as lacking:
+        host.fail(lacking)
+        await _end_all(session)
     finally:
         watch.stop()
         await _guarded(session, _shut(session, error))
+
+
+async def _end_all(session: MonitoredTrainingSession) -> None:
+    """Call every ``end`` that is owed; where memory lacked for the call itself, it is owed still."""
+    for place in session._places:
+        tries = TRIES
+        while place.owes_end and tries:
+            tries -= 1
+            await _guarded(session, _end(session, place))
 
 
 async def _guarded(session: MonitoredTrainingSession, work: object) -> None:
@@ -74,7 +87,8 @@ async def _finish_saves(
                 clean=error is None or isinstance(error, SessionStopped),
                 final_save=session.final_save,
                 asked=any(not request.answer.done() for request in boundary.requests),
-                able=not session._host.expired and scheduler.machine.phase is Phase.OPEN,
+                able=not (session._host.expired or scheduler.broken)
+                and scheduler.machine.phase is Phase.OPEN,
             )
             match last_round(standing, leaving):
                 case "final":
@@ -109,11 +123,11 @@ async def _end(session: MonitoredTrainingSession, place: Place) -> None:
     if place.runner is not None:
         await place.runner.callbacks.end()
     elif place.begun:
-        place.begun = False
         # Through the lane only because that is what can be abandoned.
         outcome = await session._host.lane.call(
             place.hook.end, session, inside=Inside(f"{type(place.hook).__name__}.end", place.hook, session)
         )
+        place.begun = False
         if outcome.error is not None:
             session._host.fail(outcome.error)
 
@@ -123,9 +137,11 @@ async def _shut(session: MonitoredTrainingSession, error: BaseException | None) 
     for place in session._places:
         hook, runner = place.hook, place.runner
         if runner is not None and scheduler.machine.state_of(place.index) in _NOT_DURABLE:
-            runner.abandon_save()
+            runner.abandon_save("memory ran out" if scheduler.broken else "the grace period ended")
         if runner is not None and getattr(hook, "owns_saver", False):
-            await _guarded(session, runner.close(abandoned=not scheduler.machine.idle))
+            # Where only the count of saves was lost, none is held by anybody's code, and they end soon.
+            abandoned = not scheduler.machine.idle and (host.expired or not scheduler.broken)
+            await _guarded(session, runner.close(abandoned=abandoned))
     for hook in session._readers:
         if hook.owns_saver:
             await _guarded(session, hook.saver.aclose())

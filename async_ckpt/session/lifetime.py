@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from async_ckpt.errors import ProtocolError
 from async_ckpt.session.entering import enter
 from async_ckpt.session.leaving import leave
-from async_ckpt.system.threads import finish, spawn
+from async_ckpt.system.threads import TRIES, finish, spawn
 
 if TYPE_CHECKING:
     from async_ckpt.session.session import MonitoredTrainingSession
@@ -35,6 +35,10 @@ class Lifetime:
         """Whether no further step can be taken."""
         return self.state in ("closing", "closed")
 
+    @property
+    def _closed(self) -> bool:
+        return self.state == "closed"
+
     async def enter(self) -> None:
         """Enter; an error on the way closes the session before it leaves.
 
@@ -55,7 +59,15 @@ class Lifetime:
             session._host.raise_late(stacklevel=3)
             session._steps.happened("entered")
         except BaseException as error:
-            await self.close(error)
+            tries = TRIES
+            while not self._closed:
+                try:
+                    await self.close(error)
+                except MemoryError:
+                    # Where it lacked for the call itself, what has begun has had no end yet.
+                    tries -= 1
+                    if not tries:
+                        raise
             raise
 
     async def close(self, error: BaseException | None) -> None:
@@ -71,15 +83,22 @@ class Lifetime:
             return
         self._session._host.disturb()
         first = self._closer is None
-        if self._closer is None:
-            self.state = "closing"
-            self._closer = spawn(leave(self._session, error), name="async_ckpt closing")
         cancelled: BaseException | None = None
-        try:
-            await finish(self._closer)
-        except asyncio.CancelledError as cancellation:
-            cancelled = cancellation
-        self.state = "closed"
+        tries = TRIES
+        while self.state != "closed":
+            try:
+                if self._closer is None or self._closer.done():
+                    self.state = "closing"
+                    self._closer = spawn(leave(self._session, error), name="async_ckpt closing")
+                await finish(self._closer)
+            except asyncio.CancelledError as cancellation:
+                cancelled = cancellation
+            except MemoryError:
+                tries -= 1
+                if not tries:
+                    raise
+                continue
+            self.state = "closed"
         if first:
             self._leave_with(error, cancelled)
         elif cancelled is not None:

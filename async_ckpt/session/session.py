@@ -25,6 +25,7 @@ from async_ckpt.session.stepping import Stepping, one_turn
 from async_ckpt.session.stopping import Stopping
 from async_ckpt.session.warm_up import WarmUp
 from async_ckpt.system.clock import Clock, RealClock
+from async_ckpt.system.threads import TRIES
 
 __all__ = ["MonitoredTrainingSession"]
 
@@ -114,7 +115,16 @@ class MonitoredTrainingSession:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        await self._life.close(error)
+        tries = TRIES
+        while True:
+            try:
+                await self._life.close(error)
+            except MemoryError:
+                tries -= 1
+                if not tries or self._life.state == "closed":
+                    raise
+            else:
+                return
 
     async def aclose(self) -> None:
         """Leave the session as a clean exit would. A second call waits for the first and does nothing.

@@ -76,10 +76,10 @@ class Crew:
         self.claim()
         hop = _Hop(owner)
         over = partial(self._over, hop)
-        # Noted before it is started: what has been started may not be taken for what has not.
-        self._running.add(hop)
+        # Counted and noted before it is started: what has been started may not be taken for what has not.
         self._tally.enter()
         try:
+            self._running.add(hop)
             future = hop.future = worker.submit(self._counted, hop.owed, fn, *args)
         except BaseException:
             self._over(hop)
@@ -138,9 +138,9 @@ class Crew:
         hop = _Hop(owner)
         over = partial(self._over, hop)
         work = self._joined(self.small, hop.owed, fn, *args)
-        self._running.add(hop)
         self._tally.enter()
         try:
+            self._running.add(hop)
             task: asyncio.Task[T] = spawn(work, name=f"{self._name}-small")
         except BaseException:
             work.close()

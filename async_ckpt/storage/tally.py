@@ -23,6 +23,9 @@ class Tally:
         self._lock = threading.Lock()
         self._count = 0
         self._last: list[Callable[[], None]] = []
+        # Bound once, and not when memory may lack for it.
+        self._count_out = self._count_one_out
+        self._next = self._take_last
 
     def enter(self) -> None:
         """Count one more."""
@@ -31,13 +34,16 @@ class Tally:
 
     def leave(self) -> None:
         """Count one less; the last one does what :meth:`when_idle` was given."""
-        with self._lock:
-            self._count -= 1
-        # Asks for no memory: an operation that failed for lack of it has to be counted out all the same.
-        while (call := self._next()) is not None:
+        # An operation that failed for lack of memory has to be counted out all the same.
+        insist(self._count_out)
+        while (call := insist(self._next)) is not None:
             call()
 
-    def _next(self) -> Callable[[], None] | None:
+    def _count_one_out(self) -> None:
+        with self._lock:
+            self._count -= 1
+
+    def _take_last(self) -> Callable[[], None] | None:
         with self._lock:
             return self._last.pop(0) if self._last and self._count == 0 else None
 

@@ -20,10 +20,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
 
-__all__ = ["TRIES", "Outcome", "Worker", "capture", "finish", "insist", "see_through", "spawn"]
+__all__ = ["TRIES", "Outcome", "Worker", "capture", "finish", "insist", "see_through", "spawn", "succeeded"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+TRIES = 100
+"""How often what must not be left out is tried where memory lacks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +54,22 @@ class Outcome(Generic[T]):
 def capture(fn: Callable[..., T], /, *args: Any) -> Outcome[T]:
     """Call ``fn`` and hand back what happened, whatever it was."""
     try:
-        return Outcome(value=fn(*args))
+        value = fn(*args)
     except BaseException as error:  # noqa: BLE001 - the outcome is the whole point
         return Outcome(error=error)
+    return succeeded(value)
 
 
-TRIES = 100
-"""How often what must not be left out is tried where memory lacks for it."""
+def succeeded(value: T) -> Outcome[T]:
+    """Make the outcome of what has succeeded; that memory lacks for it must not make it a failure."""
+    tries = TRIES
+    while True:
+        try:
+            return Outcome(value)
+        except MemoryError:
+            tries -= 1
+            if not tries:
+                raise
 
 
 def insist(call: Callable[[], T]) -> T:

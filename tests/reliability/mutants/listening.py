@@ -18,7 +18,7 @@ LISTENING = [
         "two callbacks at once",
         "at most one callback runs at any moment",
         "runtime/lane.py",
-        "            return await call.outcome\n",
+        "            return await call.told()\n",
         "            await asyncio.sleep(0)\n            await asyncio.sleep(0)\n"
         "            return call.outcome.result() if call.outcome.done() else Outcome()\n",
         SCHEDULES,
@@ -44,8 +44,10 @@ LISTENING = [
         "no end after an error",
         "every listener that began gets its end, whatever ended the session",
         "session/leaving.py",
-        "            await _guarded(session, _end(session, place))\n",
-        "            if error is None:\n                await _guarded(session, _end(session, place))\n",
+        "        await _guarded(session, _finish_saves(session, error, watch))\n"
+        "        await _end_all(session)\n",
+        "        await _guarded(session, _finish_saves(session, error, watch))\n"
+        "        if error is None:\n            await _end_all(session)\n",
         SCHEDULES,
     ),
     Mutant(
