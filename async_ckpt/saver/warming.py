@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from async_ckpt.state.arena import PIECE, prefault
-from async_ckpt.system.threads import finish
+from async_ckpt.system.threads import Outcome, finish
 
 if TYPE_CHECKING:
     from async_ckpt.saver.engine import Engine
@@ -67,15 +67,18 @@ class Warming:
                     return
                 prefault(piece)
 
-        engine = self._engine
-        touching = asyncio.gather(*(engine._warmer.submit(run) for _ in range(engine._copy_threads)))
+        engine, started = self._engine, list[asyncio.Future[Outcome[None]]]()
         try:
-            await asyncio.wait([touching])
-        except asyncio.CancelledError:
+            for _ in range(engine._copy_threads):
+                started.append(engine._warmer.submit(run))
+            await asyncio.wait(started)
+        except BaseException:
+            # Memory lacks, or it was cancelled: none of them may touch what others are given now.
             self._stop = True
-            await finish(touching)
+            for future in started:
+                await finish(future)
             raise
         finally:
             pieces.clear()
-        for outcome in touching.result():
-            outcome.unwrap()
+        for future in started:
+            future.result().unwrap()

@@ -328,20 +328,21 @@ class LocalStore:
 
 
 def _take_hold(location: str) -> _Hold:
-    with save_errors(location):
-        posix.make_directories(location)
-        root = posix.open_directory(location)
-        try:
+    root, lock = -1, None
+    try:
+        with save_errors(location):
+            posix.make_directories(location)
+            root = posix.open_directory(location)
             lock = take_lock(root, location)
-            try:
-                writing.sweep(root)
-                return _Hold(root, lock)
-            except BaseException:
-                insist(lock.close)
-                raise
-        except BaseException:
+            writing.sweep(root)
+            return _Hold(root, lock)
+    except BaseException:
+        # Out here, for memory may lack even for leaving that block.
+        if lock is not None:
+            insist(lock.close)
+        if root >= 0:
             posix.close_quietly(root)
-            raise
+        raise
 
 
 def _let_go(attempts: list[Attempt], hold: _Hold | None) -> None:

@@ -47,6 +47,7 @@ async def test_an_opening_that_lacked_memory_at_its_end_holds_no_lock(
     await other.open()
     await save(other, 1, b"next")
     assert await load(other, 1) == b"next"
+    await store.aclose()
 
 
 @pytest.mark.asyncio
@@ -65,6 +66,7 @@ async def test_what_was_taken_and_could_not_be_told_is_given_back(
     with pytest.raises(MemoryError):
         await store.open()
     await other.open()
+    await store.aclose()
 
 
 @pytest.mark.asyncio
