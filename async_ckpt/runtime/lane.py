@@ -134,7 +134,15 @@ class Lane:
             inside.active = True
             call = self._running = _Call(inside)
             call.start(self._run(call, fn, args, timeout_secs, on_slow, convert))
-            return await call.told()
+            tries = TRIES
+            while True:
+                try:
+                    return await call.outcome
+                except MemoryError:
+                    # To leave before would be to leave the code alone with the turn of the next.
+                    tries -= 1
+                    if not tries:
+                        raise
         finally:
             inside.active = False
             self._running = None
@@ -242,17 +250,6 @@ class _Call:
             # Not come to its first line, and it never will: who is told that it failed may start it again.
             work.close()
             raise
-
-    async def told(self) -> Outcome[Any]:
-        """Wait for the outcome; to leave before would be to leave the code alone with the next one's turn."""
-        tries = TRIES
-        while True:
-            try:
-                return await self.outcome
-            except MemoryError:
-                tries -= 1
-                if not tries:
-                    raise
 
     def settle(self, outcome: Outcome[Any]) -> None:
         if not self.outcome.done():

@@ -38,33 +38,50 @@ async def leave(session: MonitoredTrainingSession, error: BaseException | None) 
 
     Runs in a task of its own, so that nothing done to the leaving task can cut it short.
     """
-    host, watch = session._host, _Watch(session)
-    try:
-        watch.start()
-        session._warm_up.cancel()
-        await _guarded(session, _finish_saves(session, error, watch))
-        await _end_all(session)
-        if session._warm_up.under_way:
-            await watch.waited(session._warm_up.ended(), "preparations")
-        if session._event_log is not None:
-            # Before the lock is given back: after that the log is somebody else's.
-            session._event_log(host.observers.record(events.SessionEnded, _ended(session, error)))
-            await watch.waited(session._event_log.finish(), "the event log")
-    except MemoryError as lacking:
-        host.fail(lacking)
-        await _end_all(session)
-    finally:
-        watch.stop()
-        await _guarded(session, _shut(session, error))
+    watch = _Watch(session)
+    steps = (_begin, _finish_saves, _end_all, _finish_preparations, _finish_log, _shut)
+    at, tries = 0, TRIES
+    while at < len(steps):
+        step = steps[at]
+        try:
+            await step(session, error, watch)
+        except MemoryError as lacking:
+            tries -= 1
+            if tries and step not in (_finish_saves, _finish_log):
+                continue  # it may be done again, and is owed
+            session._host.fail(lacking)
+        except BaseException as failure:  # noqa: BLE001 - kept for the exit to raise
+            session._host.fail(failure)
+        at += 1
 
 
-async def _end_all(session: MonitoredTrainingSession) -> None:
+async def _begin(session: MonitoredTrainingSession, _: BaseException | None, watch: _Watch) -> None:
+    session._warm_up.cancel()
+    watch.start()
+
+
+async def _end_all(session: MonitoredTrainingSession, _: BaseException | None, __: _Watch) -> None:
     """Call every ``end`` that is owed; where memory lacked for the call itself, it is owed still."""
     for place in session._places:
         tries = TRIES
         while place.owes_end and tries:
             tries -= 1
             await _guarded(session, _end(session, place))
+
+
+async def _finish_preparations(
+    session: MonitoredTrainingSession, _: BaseException | None, watch: _Watch
+) -> None:
+    if session._warm_up.under_way:
+        await watch.waited(session._warm_up.ended(), "preparations")
+
+
+async def _finish_log(session: MonitoredTrainingSession, error: BaseException | None, watch: _Watch) -> None:
+    if session._event_log is not None:
+        # Before the lock is given back: after that the log is somebody else's.
+        record = session._host.observers.record(events.SessionEnded, _ended(session, error))
+        session._event_log(record)
+        await watch.waited(session._event_log.finish(), "the event log")
 
 
 async def _guarded(session: MonitoredTrainingSession, work: object) -> None:
@@ -132,7 +149,8 @@ async def _end(session: MonitoredTrainingSession, place: Place) -> None:
             session._host.fail(outcome.error)
 
 
-async def _shut(session: MonitoredTrainingSession, error: BaseException | None) -> None:
+async def _shut(session: MonitoredTrainingSession, error: BaseException | None, watch: _Watch) -> None:
+    watch.stop()
     host, scheduler = session._host, session._scheduler
     for place in session._places:
         hook, runner = place.hook, place.runner
@@ -167,7 +185,7 @@ class _Watch:
         self._waiting: asyncio.Task[object] | None = None
 
     def start(self) -> None:
-        if math.isfinite(self._session.grace_secs):
+        if self._timer is None and math.isfinite(self._session.grace_secs):
             self._arm(self._session.grace_secs)
 
     def stop(self) -> None:

@@ -18,9 +18,9 @@ LISTENING = [
         "two callbacks at once",
         "at most one callback runs at any moment",
         "runtime/lane.py",
-        "            return await call.told()\n",
-        "            await asyncio.sleep(0)\n            await asyncio.sleep(0)\n"
-        "            return call.outcome.result() if call.outcome.done() else Outcome()\n",
+        "                    return await call.outcome\n",
+        "                    await asyncio.sleep(0)\n                    await asyncio.sleep(0)\n"
+        "                    return call.outcome.result() if call.outcome.done() else Outcome()\n",
         SCHEDULES,
     ),
     Mutant(
@@ -44,10 +44,8 @@ LISTENING = [
         "no end after an error",
         "every listener that began gets its end, whatever ended the session",
         "session/leaving.py",
-        "        await _guarded(session, _finish_saves(session, error, watch))\n"
-        "        await _end_all(session)\n",
-        "        await _guarded(session, _finish_saves(session, error, watch))\n"
-        "        if error is None:\n            await _end_all(session)\n",
+        "    steps = (_begin, _finish_saves, _end_all, ",
+        "    steps = (_begin, _finish_saves, *([_end_all] if error is None else []), ",
         SCHEDULES,
     ),
     Mutant(
