@@ -6,7 +6,6 @@ Everything runs on a simulated loop, whose threads are calls: the n-th allocatio
 from __future__ import annotations
 
 import gc
-import re
 import shutil
 import traceback
 from dataclasses import dataclass, field
@@ -18,14 +17,21 @@ import numpy as np
 from async_ckpt import CheckpointSaverHook, CheckpointSaverListener, MonitoredTrainingSession, Saver, events
 from async_ckpt.storage import lock
 from async_ckpt.storage.memory import MemoryPlace, MemoryStore
-from async_ckpt.testing import SimError, run_sim
+from async_ckpt.testing import SimError, SimLeak, run_sim
+from tests.reliability.allocation.losses import listening, of_the_machinery, shortage, shortages
 
-__all__ = ["PARTS", "STORES", "Finding", "live"]
+__all__ = ["PARTS", "STORES", "Finding", "live", "look_after"]
 
 PARTS = ("save", "vote", "prune", "resume", "close")
 STORES = ("memory", "local")
-CLOTHES = ("MemoryError", "can't allocate", "error return without exception set")
-"""What extensions and parts of the interpreter make of a MemoryError."""
+CLOTHES = (
+    "MemoryError",
+    "can't allocate",
+    "error return without exception set",
+    "returned NULL without setting an exception",
+    "Attempted to exit a cancel scope that isn't the current tasks's current cancel scope",
+)
+"""What extensions, parts of the interpreter and, the last one, anyio make of a MemoryError."""
 BEFORE = (1, 2, 3)
 """The checkpoints that are there before."""
 OUTCOMES = (events.SaveCommitted, events.SaveFailed, events.SaveUnknown)
@@ -73,11 +79,13 @@ class Finding:
         kind: ``"unharmed"``, ``"error"`` when one that tells of the memory was raised, ``"lost"`` when
             the loop itself lost a wake-up.
         wrong: What must not be.
+        where: What lacked memory when the loop lost a wake-up, or told nobody but its log.
     """
 
     kind: str
     wrong: list[str] = field(default_factory=list)
     where: str = ""
+    raised: str = ""
 
 
 class _Listener(CheckpointSaverListener):
@@ -173,9 +181,12 @@ class Life:
 
     async def look(self) -> None:
         """What must hold whatever happened: the older ones are there, whole, and a next save works."""
-        last = {event.step: type(event) for event in self.outcomes if isinstance(event, OUTCOMES)}
-        committed = {step for step, kind in last.items() if kind is events.SaveCommitted}
-        failed = {step for step, kind in last.items() if kind is events.SaveFailed}
+        told = [event for event in self.outcomes if isinstance(event, OUTCOMES)]
+        committed = {event.step for event in told if isinstance(event, events.SaveCommitted)}
+        # One attempt at a step may be unknown, and only the next one have failed.
+        failed = {event.step for event in told} - {
+            event.step for event in told if not isinstance(event, events.SaveFailed)
+        }
         async with self.saver(max_to_keep=None) as saver:
             found = await saver._store.steps()
             for step in found:
@@ -225,18 +236,13 @@ def live(part: str, store: str, base: Path, first: int, last: int) -> Finding:
     life = Life(part, store, base)
     run_sim(life.prepare)
     finding = Finding("unharmed", life.wrong)
-    try:
-        run_sim(lambda: life.run(Starved(first, last)))
-    except SimError as error:
-        _remove()
-        finding.kind, finding.where = "lost", _first_line(error)
-    except BaseException as error:
-        _remove()
-        finding.kind = "error"
-        frames = traceback.extract_tb(error.__traceback__)
-        life.uncalled = frames[-1].filename == __file__
-        if not tells_of_memory(error):
-            life.wrong.append("not about memory: " + _told(error))
+    before = shortages([])
+    with listening() as heard:
+        try:
+            run_sim(lambda: life.run(Starved(first, last)))
+        except BaseException as error:
+            _remove()
+            _find(finding, life, error, heard, before)
     if finding.kind == "lost":
         life.kill()
     elif not life.uncalled:
@@ -244,20 +250,49 @@ def live(part: str, store: str, base: Path, first: int, last: int) -> Finding:
     try:
         run_sim(life.look)
     except BaseException as error:
-        life.wrong.append("afterwards: " + _told(error))
+        life.wrong.append(f"afterwards ({finding.kind}): " + _told(error))
     if life.local:
         shutil.rmtree(life.root)
     return finding
 
 
+def look_after(part: str, base: Path) -> list[str]:
+    """Say what must not be in the directory of a process that died with memory short."""
+    life = Life(part, "local", base)
+    run_sim(life.look)
+    return life.wrong
+
+
+def _find(
+    finding: Finding, life: Life, error: BaseException, heard: list[BaseException], before: list[MemoryError]
+) -> None:
+    raised: BaseException | None = error
+    if isinstance(error, SimError):
+        raised = error.__cause__
+        finding.where = next((shortage(one) for one in heard), "")
+        # A callback that nobody waits for may be lost, and all comes to its end.
+        if not isinstance(error, SimLeak) or _left_behind(error):
+            finding.kind = "lost"
+            found = shortages(heard, before)
+            lost = [one for one in found if of_the_machinery(one)]
+            if lost:
+                finding.where = shortage(lost[0])
+            else:
+                life.wrong.append(f"waits for ever: {error}; {[shortage(one) for one in found]}")
+            return
+    if raised is None:
+        return
+    finding.kind = "error"
+    finding.raised = _told(raised)
+    frames = traceback.extract_tb(raised.__traceback__)
+    life.uncalled = frames[-1].filename == __file__
+    if not tells_of_memory(raised):
+        life.wrong.append("not about memory: " + _told(raised))
+
+
+def _left_behind(leak: SimLeak) -> bool:
+    return any(line.startswith("  ") for line in str(leak).splitlines())
+
+
 def _told(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))[-2500:]
-
-
-def _first_line(error: BaseException) -> str:
-    """Which callback of the loop was lost; the loop itself, if it was not one."""
-    lines = [line for line in str(error).splitlines() if "MemoryError" in line]
-    found = re.match(r"Exception in callback (?:<?[\w.]+ ?)", lines[0]) if lines else None
-    if found:
-        return found[0].removeprefix("Exception in callback ").strip()
-    return "the loop" if tells_of_memory(error) else "not told"

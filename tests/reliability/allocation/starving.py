@@ -1,34 +1,41 @@
 """Every allocation of a part of a life fails, one run each, in forked children; in a bare process.
 
 See ``nursery.ask`` for who asks. A child that dies was killed by an extension, or by the interpreter, that
-does not bear the failure: its run is counted apart, and the next child goes on behind it.
+does not bear the failure: its run is counted apart, with the line it was at, what it left in a directory is
+looked at, and the next child goes on behind it.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import json
 import logging
 import os
+import re
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
+import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from tests.reliability.allocation.lives import live
+from tests.reliability.allocation.lives import live, look_after
 from tests.reliability.tracing.nursery import say
 
 __all__ = ["main"]
 
-BURST = 100
+BURST = 3000
 """As many in a row show whether there are any at all behind a number."""
 _HUNG_SECS = 20
 _MOST = 5
+_FAULT = "fault"
 
 
 class Starver:
@@ -36,7 +43,7 @@ class Starver:
 
     Attributes:
         kinds: How many runs came to what.
-        where: The callbacks of the loop that were lost, with their counts.
+        where: What lacked memory where a wake-up of the loop was lost, or the process with it; with counts.
         failures: What must not be, with the command that shows it again.
     """
 
@@ -66,39 +73,74 @@ class Starver:
             done, status = self._child(left, burst)
             if done < len(left):
                 # The one that it was at took it along.
-                self.kinds[f"died of {signal.Signals(os.WTERMSIG(status)).name}"] += 1
+                name = signal.Signals(os.WTERMSIG(status)).name
+                self.kinds[f"died of {name}"] += 1
+                self.where[f"{name} in {self._last_line()}"] += 1
+                if wrong := self._left():
+                    self._fail(left[done], burst, wrong)
                 done += 1
             left = left[done:]
 
+    def _last_line(self) -> str:
+        """Where the process was that died; the handler that writes this asks for no memory."""
+        told = (self.base / _FAULT).read_text(errors="replace")
+        found = re.search(r'File "(?:[^"]*/)?([^"/]+)", line (\d+) in (\S+)', told)
+        return "{}:{} {}".format(*found.groups()) if found else "no line"
+
+    def _left(self) -> list[str]:
+        """What must not be in the directory that a dead process left."""
+        wrong: list[str] = []
+        for place in self.base.glob("tmp*"):
+            if self.store == "local" and (place / "runs").exists():
+                status = self._fork(partial(self._look, place), wrong.extend)
+                wrong += [f"whoever looked at what it left came to {status}"] if status else []
+            shutil.rmtree(place)
+        return wrong
+
+    def _look(self, place: Path, out: TextIO) -> None:
+        print(json.dumps(look_after(self.part, place)), file=out)
+
     def _child(self, numbers: list[int], burst: int) -> tuple[int, int]:
+        done = 0
+
+        def count(answer: list[Any]) -> None:
+            nonlocal done
+            number, kind, where, wrong = answer
+            self.kinds[kind] += 1
+            if where:
+                self.where[where] += 1
+            if wrong:
+                self._fail(number, burst, wrong)
+            done += 1
+
+        status = self._fork(lambda out: self._runs(numbers, burst, out), count)
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+            raise AssertionError(f"the harness failed at {self.part}, {self.store}, {numbers[done:][:1]}")
+        return done, status
+
+    def _fork(self, work: Callable[[TextIO], None], hear: Callable[[list[Any]], None]) -> int:
+        """Have a child do ``work``, hear the lines that it writes, and give its status."""
         read, write = os.pipe()
         child = os.fork()
         if not child:
             code = 1
             try:
                 os.close(read)
-                with os.fdopen(write, "w", buffering=1) as out:
-                    self._runs(numbers, burst, out)
+                with os.fdopen(write, "w", buffering=1) as out, (self.base / _FAULT).open("w") as fault:
+                    faulthandler.enable(fault, all_threads=False)
+                    work(out)
                 code = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(code)
         os.close(write)
-        done = 0
         with os.fdopen(read) as lines:
             for line in lines:
-                number, kind, where, wrong = json.loads(line)
-                self.kinds[kind] += 1
-                if where:
-                    self.where[where] += 1
-                if wrong:
-                    self._fail(number, burst, wrong)
-                done += 1
-        _, status = os.waitpid(child, 0)
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status):
-            raise AssertionError(f"the harness failed at {self.part}, {self.store}, {numbers[done:][:1]}")
-        return done, status
+                hear(json.loads(line))
+        return os.waitpid(child, 0)[1]
 
-    def _runs(self, numbers: list[int], burst: int, out: Any) -> None:
+    def _runs(self, numbers: list[int], burst: int, out: TextIO) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -107,7 +149,10 @@ class Starver:
             place = Path(tempfile.mkdtemp(dir=self.base))
             finding = live(self.part, self.store, place, number, number + burst - 1)
             place.rmdir()
-            print(json.dumps([number, finding.kind, finding.where, finding.wrong]), file=out)
+            if finding.kind == "lost":
+                gc.collect()  # what still waits there would be closed in the midst of another life
+            wrong = [*finding.wrong, finding.raised] if finding.wrong else []
+            print(json.dumps([number, finding.kind, finding.where, wrong]), file=out)
 
     def _fail(self, number: int, burst: int, wrong: list[str]) -> None:
         again = {"part": self.part, "store": self.store, "numbers": [number], "burst": burst}
@@ -123,7 +168,7 @@ def main(question: str) -> None:
     """Answer ``{"part", "store", "share": [k, n], "stride", "burst"}``, or for ``"numbers"`` given."""
     asked = json.loads(question)
     warnings.simplefilter("ignore")
-    logging.disable(logging.CRITICAL)
+    logging.getLogger("async_ckpt").propagate = False
     sys.unraisablehook = lambda _: None
     memory = Path("/dev/shm")
     where = memory if os.access(memory, os.W_OK) else None
