@@ -64,9 +64,17 @@ async def _end_all(session: MonitoredTrainingSession, _: BaseException | None, _
     """Call every ``end`` that is owed; where memory lacked for the call itself, it is owed still."""
     for place in session._places:
         tries = TRIES
-        while place.owes_end and tries:
-            tries -= 1
-            await _guarded(session, _end(session, place))
+        while place.owes_end:
+            try:
+                await _end(session, place)
+            except MemoryError as lacking:
+                tries -= 1
+                if not tries:
+                    session._host.fail(lacking)
+                    break
+            except BaseException as failure:  # noqa: BLE001 - kept for the exit to raise
+                session._host.fail(failure)
+                break
 
 
 async def _finish_preparations(
@@ -202,7 +210,14 @@ class _Watch:
     async def waited(self, work: Coroutine[Any, Any, object], what: str) -> bool:
         """Wait for ``work``; False if that took longer than the grace period."""
         self._waiting = spawn(work, name=f"async_ckpt wait for {what}")
-        await asyncio.wait([self._waiting])
+        tries = TRIES
+        while not self._waiting.done():
+            try:
+                await asyncio.wait([self._waiting])
+            except MemoryError:
+                tries -= 1
+                if not tries:
+                    raise
         return not self._waiting.cancelled()
 
     def _arm(self, secs: float) -> None:

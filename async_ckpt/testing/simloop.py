@@ -18,6 +18,7 @@ later one. So a function that blocks until the loop does something would block f
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import heapq
 import random
@@ -193,7 +194,10 @@ class SimLoop(asyncio.BaseEventLoop):
         except BaseException as caught:  # noqa: BLE001 - a value, handed to whoever waits
             result, error = None, caught
         finally:
-            events._set_running_loop(self)
+            while events._get_running_loop() is not self:
+                # A thread takes nothing from the loop, whatever it lacks.
+                with contextlib.suppress(MemoryError):
+                    events._set_running_loop(self)
         self.call_at(ends, self._hand_over, future, result, error)
 
     @staticmethod
