@@ -51,7 +51,12 @@ class WarmUp:
             flat = await self._read(runner, hook.state)
             if flat is not None:
                 preparing = _prepared(runner, flat)
-                self._tasks.append(spawn(preparing, name=f"async_ckpt prepare {runner.directory}"))
+                task = spawn(preparing, name=f"async_ckpt prepare {runner.directory}")
+                while task not in self._tasks:
+                    try:
+                        self._tasks.append(task)
+                    except MemoryError:
+                        task.cancel()  # it runs, so it has to be known to whoever waits for its end
 
     def cancel(self) -> None:
         """Have them end as soon as they can."""

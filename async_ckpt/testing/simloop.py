@@ -18,7 +18,6 @@ later one. So a function that blocks until the loop does something would block f
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import heapq
 import random
@@ -195,9 +194,10 @@ class SimLoop(asyncio.BaseEventLoop):
             result, error = None, caught
         finally:
             while events._get_running_loop() is not self:
-                # A thread takes nothing from the loop, whatever it lacks.
-                with contextlib.suppress(MemoryError):
+                try:
                     events._set_running_loop(self)
+                except MemoryError:
+                    continue  # a thread takes nothing from the loop, whatever it lacks
         self.call_at(ends, self._hand_over, future, result, error)
 
     @staticmethod

@@ -76,7 +76,10 @@ class Starver:
                 name = signal.Signals(os.WTERMSIG(status)).name
                 self.kinds[f"died of {name}"] += 1
                 self.where[f"{name} in {self._last_line()}"] += 1
-                if wrong := self._left():
+                wrong = self._left()
+                if name == "SIGALRM":
+                    wrong.append(f"it hung for {_HUNG_SECS} s, at last in {self._last_line()}")
+                if wrong:
                     self._fail(left[done], burst, wrong)
                 done += 1
             left = left[done:]
@@ -128,6 +131,7 @@ class Starver:
                 os.close(read)
                 with os.fdopen(write, "w", buffering=1) as out, (self.base / _FAULT).open("w") as fault:
                     faulthandler.enable(fault, all_threads=False)
+                    faulthandler.register(signal.SIGALRM, fault, all_threads=False, chain=True)
                     work(out)
                 code = 0
             except BaseException:
