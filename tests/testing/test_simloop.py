@@ -265,7 +265,7 @@ def test_a_deadlock_names_the_tasks_and_where_they_wait() -> None:
     assert "seed 42" in text
     assert "the-writer" in text
     assert "waits_in_vain (test_simloop.py:" in text
-    assert "finish (threads.py:" in text
+    assert "see_through (threads.py:" in text
 
 
 def test_a_livelock_is_found() -> None:
