@@ -37,7 +37,7 @@ LISTENING = [
         "runtime/callbacks.py",
         '                failures.append(ListenerFailure(entry.listener, "end", step, outcome.error))\n',
         '                failures.append(ListenerFailure(entry.listener, "end", step, outcome.error))\n'
-        "                break\n",
+        "                self._begun.clear()\n",
         (Killer("schedules"), Killer(GRAMMAR, "", "ci")),
     ),
     Mutant(
