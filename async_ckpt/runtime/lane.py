@@ -111,12 +111,14 @@ class Lane:
         task that is not cancelled from outside.
         """
         tries = TRIES
+        # Made before: to raise behind the call would say that it was not made.
+        lacking: Outcome[Any] = Outcome(error=MemoryError(f"{inside.what}: memory lacked for its outcome"))
         while True:
             tries -= 1
             try:
                 outcome = await self._call(fn, args, inside, timeout_secs, on_slow, convert)
-            except MemoryError as error:
-                outcome = Outcome(error=error)
+            except MemoryError:
+                outcome = lacking
             if inside.called or not tries or not isinstance(outcome.error, MemoryError):
                 return outcome
 
@@ -209,8 +211,22 @@ class Lane:
         on_slow: Callable[[], None] | None,
     ) -> Any:
         call.in_thread = True
+        wanted = [True]
+
+        def once() -> Any:
+            wanted.pop()
+            return fn(*args)
+
         try:
-            future = self.worker.submit(fn, *args)
+            try:
+                future = self.worker.submit(once)
+            except BaseException:
+                # A thread may have it all the same. Whoever empties the list decides whether it is called.
+                try:
+                    wanted.pop()
+                except IndexError:
+                    call.inside.called = True
+                raise
             call.inside.called = True
             if timeout_secs is not None:
                 done, _ = await asyncio.wait([future], timeout=timeout_secs)

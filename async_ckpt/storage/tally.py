@@ -27,10 +27,15 @@ class Tally:
         self._count_out = self._count_one_out
         self._next = self._take_last
 
+    # Not `with`: leaving that asks for memory, and where there is none the lock is kept for ever.
+
     def enter(self) -> None:
         """Count one more."""
-        with self._lock:
+        self._lock.acquire()
+        try:
             self._count += 1
+        finally:
+            self._lock.release()
 
     def leave(self) -> None:
         """Count one less; the last one does what :meth:`when_idle` was given."""
@@ -40,12 +45,18 @@ class Tally:
             call()
 
     def _count_one_out(self) -> None:
-        with self._lock:
+        self._lock.acquire()
+        try:
             self._count -= 1
+        finally:
+            self._lock.release()
 
     def _take_last(self) -> Callable[[], None] | None:
-        with self._lock:
+        self._lock.acquire()
+        try:
             return self._last.pop(0) if self._last and self._count == 0 else None
+        finally:
+            self._lock.release()
 
     def when_idle(self, last: Callable[[], None]) -> None:
         """Call ``last`` once nothing runs: now, or in the thread that ends last."""

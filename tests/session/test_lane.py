@@ -16,6 +16,7 @@ import pytest
 
 from async_ckpt import MonitoredTrainingSession
 from async_ckpt.runtime.lane import Inside, Lane, current_call, is_coroutine_function
+from async_ckpt.system.threads import Worker
 from async_ckpt.testing import Gate, RecordingListener
 from tests.session.support import SlowStore, advance, soon, training, until
 
@@ -410,3 +411,33 @@ async def test_a_cancelled_step_does_not_cancel_the_callback_it_waits_for() -> N
         assert listener.log[2:] == [("A", "before_save", 1), ("A", "/before_save", 1)]
         await soon(session.drain())
     assert store.done == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_plain_function_is_called_once_although_memory_lacked_behind_its_start(
+    monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    calls: list[int] = []
+    submit = Worker.submit
+    tried: list[bool] = []
+
+    def lacking(worker: Worker, fn: Any, /, *args: Any) -> Any:
+        if tried:
+            return submit(worker, fn, *args)
+        tried.append(True)
+        held = threading.Event()
+        if not begun:
+            submit(worker, held.wait)
+            asyncio.get_running_loop().call_soon(held.set)
+        submit(worker, fn, *args)
+        while begun and not calls:
+            pass
+        raise MemoryError
+
+    monkeypatch.setattr(Worker, "submit", lacking)
+    async with open_lane() as lane:
+        outcome = await soon(lane.call(calls.append, 1, inside=mark()))
+        assert (outcome.error is None) is not begun
+        await soon(lane.call(int, inside=mark()))
+    assert calls == [1]
