@@ -184,6 +184,7 @@ def training(results: Results) -> str:
     add("share of time lost to a save every ten steps", *overlap, "lost", 100, "%")
     add("of it: the same arithmetic took longer on a processor", *overlap, "ran", 100, "%")
     add("of it: it was ready and no processor was free", *overlap, "queued", 100, "%")
+    add("of it: it stood still for the interpreter or the disk", *overlap, "stood", 100, "%")
     add("of it: waits at `mutating()`", *overlap, "waited", 100, "%")
     add("blocks without saves, each against the one before it", *overlap, "same", 100, "%")
     add("boundary that starts a save", *overlap, "call", 1e3, "ms")

@@ -62,14 +62,15 @@ async def measure(job: Job, run: Run, directory: Path) -> None:
     ``lost``: share of time, of each block that saves against the two beside it. ``same``: likewise of each
     block without saves against the one before it, which says what the machine does by itself. What ``lost``
     is made of, in the same shares: ``ran`` (the same arithmetic took longer on a processor), ``queued`` (it
-    was ready and had none), ``waited`` (at ``mutating()``); the rest is the boundaries. ``call``: seconds
+    was ready and had none), ``stood`` (the arithmetic stood still for something else: the interpreter's lock,
+    or the disk), ``waited`` (at ``mutating()``); the rest is the boundaries. ``call``: seconds
     from the end of the step's function to the end of the boundary that started a save. ``wait``: seconds
     ``mutating()`` waited, its largest within each block that saves. ``step``: of a step without saves.
     """
     worker = Thread("bench")
     state = await worker.call(states.build, states.spec(job.states[0]))
     count = int(job.numbers["steps"])
-    names = ("lost", "same", "ran", "queued", "waited", "call", "wait", "step", "plain_call")
+    names = ("lost", "same", "ran", "queued", "stood", "waited", "call", "wait", "step", "plain_call")
     values = run.values = {name: [] for name in names}
     async with Training(directory, state, max_to_keep=1, staging="overlap") as training:
         steps = Steps(training, state, job.numbers["step_secs"])
@@ -85,7 +86,7 @@ async def measure(job: Job, run: Run, directory: Path) -> None:
             values["step"].append(plain / count)
             values["lost"].append(saving.wall / plain - 1)
             values["same"].append(after.wall / before.wall - 1)
-            for name in ("ran", "queued", "waited"):
+            for name in ("ran", "queued", "stood", "waited"):
                 sides = (getattr(block, name) for block in (before, after))
                 values[name].append((getattr(saving, name) - sum(sides) / 2) / plain)
             before = after
@@ -97,6 +98,7 @@ class _Block(NamedTuple):
     wall: float
     ran: float
     queued: float
+    stood: float
     waited: float
 
 
@@ -116,5 +118,6 @@ async def _block(
         time.perf_counter() - began,
         sum(each.ran for each in steps.computing),
         sum(each.queued for each in steps.computing),
+        sum(each.wall - each.ran - each.queued for each in steps.computing),
         sum(steps.waits),
     )
