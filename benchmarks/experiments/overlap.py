@@ -74,7 +74,7 @@ async def measure(job: Job, run: Run, directory: Path) -> None:
     values = run.values = {name: [] for name in names}
     async with Training(directory, state, max_to_keep=1, staging="overlap") as training:
         steps = Steps(training, state, job.numbers["step_secs"])
-        await training.session.run(steps)
+        await training.session.run(steps, mutates=False)
         await training.save()
         before = await _block(training, steps, count, values["plain_call"], save_every=None)
         for _ in range(job.repeats):
@@ -111,7 +111,7 @@ async def _block(
     for number in range(count):
         saves = save_every is not None and number % save_every == 0
         training.due = saves
-        await training.session.run(steps)
+        await training.session.run(steps, mutates=False)
         if saves or save_every is None:
             calls.append(time.perf_counter() - steps.ended)
     return _Block(
