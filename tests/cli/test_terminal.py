@@ -58,6 +58,8 @@ def test_a_run_is_watched_killed_judged_compared_pruned_and_exported(tmp_path: P
             assert watch.read_to_the_end() == 130
             assert "Traceback" not in watch.text
 
+        # Fifty saves a second delete what a slow machine is about to list.
+        os.kill(demo.pid, signal.SIGSTOP)
         listed = finished("ls", run)
         assert COLOURED.search(listed.raw)
         steps = steps_of(listed)

@@ -114,6 +114,14 @@ def zeros(state: Any) -> Any:
     }
 
 
+def placed(directory: Path, path: str, nbytes: int) -> np.ndarray[Any, Any]:
+    """An array that starts where its tensor starts in the file, counted within a page."""
+    _, offset, _ = place_of(directory, path)
+    memory = np.zeros(nbytes + PAGE, np.uint8)
+    start = (offset - memory.ctypes.data) % PAGE
+    return memory[start : start + nbytes]
+
+
 async def save(directory: Path, state: Any) -> None:
     async with Saver(directory) as saver:
         await saver.save(state, 1)
@@ -134,10 +142,15 @@ async def test_every_byte_lands_where_it_belongs(tmp_path: Path, cache: Callable
 
 async def test_a_tensor_in_the_page_cache_is_read_straight_into_its_array(tmp_path: Path, seam: Seam) -> None:
     await save(tmp_path, large())
-    live = zeros(large())
+    # Where an allocator puts an array varies; a few bytes behind the file's page it is read by way of elsewhere.
+    live = {
+        group: {name: placed(tmp_path, f"{group}/{name}", array.nbytes) for name, array in part.items()}
+        for group, part in large().items()
+    }
     warm(tmp_path)
     async with Saver(tmp_path) as saver:
         await saver.restore(into=live)
+    assert_same(large(), live)
     for array in (live["model"]["big"], live["model"]["mid"], live["optimizer"]["m"]):
         start, end = array.ctypes.data, array.ctypes.data + array.nbytes
         sizes = [read[2] for read, at in zip(seam.reads, seam.addresses, strict=True) if start <= at < end]
