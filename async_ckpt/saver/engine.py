@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
@@ -16,6 +15,7 @@ from async_ckpt.saver.memory import Memory
 from async_ckpt.state.arena import Arena
 from async_ckpt.state.placing import LEAST_WINDOW
 from async_ckpt.storage.store import Pieces
+from async_ckpt.system.processors import processors
 from async_ckpt.system.threads import Worker
 from async_ckpt.system.throttle import Throttle
 
@@ -48,7 +48,8 @@ class Engine:
             they need. A state that is larger goes through a smaller window while it is written. At
             least 1 MiB.
         io_bytes_per_sec: Bytes per second that are written to disk, all together; None for no limit.
-        copy_threads: How many threads copy a state; None for one per core, at most four.
+        copy_threads: How many threads copy a state; None for one per core, at most four, and beside a step
+            that computes for one less, but at least one.
 
     Raises:
         ValueError: A number is out of range.
@@ -66,10 +67,13 @@ class Engine:
         positive_or_none("copy_threads", copy_threads, least=1)
         self.staging_bytes = staging_bytes
         self.io_bytes_per_sec = io_bytes_per_sec
-        self._copy_threads = copy_threads or min(_COPY_THREADS, os.cpu_count() or 1)
+        cores = processors()
+        self._copy_threads = copy_threads or min(_COPY_THREADS, cores)
+        # As many threads as there are cores would now and then leave the step without one.
+        beside = copy_threads or max(1, min(_COPY_THREADS, cores - 1))
         self._copier = Worker("async-ckpt-copy", threads=self._copy_threads)
         self._digester = Worker("async-ckpt-digest", threads=self._copy_threads, nice=_BACKGROUND)
-        self._filler = Worker("async-ckpt-fill", threads=self._copy_threads, nice=_BACKGROUND)
+        self._filler = Worker("async-ckpt-fill", threads=beside, nice=_BACKGROUND)
         self._warmer = Worker("async-ckpt-warm", threads=self._copy_threads, nice=_BACKGROUND)
         self._memory = Memory(staging_bytes, self._release)
         self._throttle = Throttle(io_bytes_per_sec)

@@ -22,6 +22,7 @@ from async_ckpt.storage.uncached import (
     is_slow_copy,
     read_aligned,
 )
+from async_ckpt.system.processors import processors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +58,7 @@ class Gathering:
         self.handout = handout
         self.past_cache = past_cache and O_DIRECT != 0
         self.cache = CacheMap()
-        places = min(_processors(), READERS)
+        places = min(processors(), READERS)
         self.scratch = Scratch(READERS + places, _REQUEST)
         self._desks: queue.SimpleQueue[_Desk] = queue.SimpleQueue()
         for _ in range(places):
@@ -104,11 +105,6 @@ class _Desk:
         if self._memory is None:
             self._memory = self._scratch.part()
         return self._memory
-
-
-def _processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _File:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from async_ckpt import Engine, ProtocolError, SaveError, Saver, UnsupportedLeafError
+from async_ckpt.saver import engine as engine_module
 from async_ckpt.saver import warming
 from async_ckpt.state import arena
 from async_ckpt.state.copying import Copier
@@ -314,3 +315,39 @@ async def test_beside_a_large_copy_the_loop_starts_no_thread_that_copies_digests
     names |= {f"async_ckpt-store-write_{number}" for number in range(4)}
     assert names <= started
     assert not names & beside
+
+
+@pytest.mark.parametrize(
+    ("cores", "asked", "staging", "threads"),
+    [
+        (1, None, "copy", 1),
+        (1, None, "overlap", 1),
+        (2, None, "copy", 2),
+        (2, None, "overlap", 1),
+        (4, None, "overlap", 3),
+        (32, None, "copy", 4),
+        (32, None, "overlap", 4),
+        (2, 2, "overlap", 2),
+    ],
+)
+async def test_beside_a_step_that_computes_a_core_is_left_to_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    asked: int | None,
+    staging: Literal["copy", "overlap"],
+    threads: int,
+) -> None:
+    started: list[str] = []
+    start = threading.Thread.start
+
+    def note(thread: threading.Thread) -> None:
+        started.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", note)
+    monkeypatch.setattr(engine_module, "processors", lambda: cores)
+    async with Engine(copy_threads=asked) as engine, Saver(tmp_path, engine=engine, staging=staging) as saver:
+        await saver.save(state(1.0, mib=65), 1)
+    name = "async-ckpt-copy" if staging == "copy" else "async-ckpt-fill"
+    assert len({each for each in started if each.startswith(name)}) == threads

@@ -142,7 +142,7 @@ async def test_every_byte_lands_where_it_belongs(tmp_path: Path, cache: Callable
 
 async def test_a_tensor_in_the_page_cache_is_read_straight_into_its_array(tmp_path: Path, seam: Seam) -> None:
     await save(tmp_path, large())
-    # Where an allocator puts an array varies; a few bytes behind the file's page it is read by way of elsewhere.
+    # Where an allocator puts an array varies, and where the processor copies slowly it is read another way.
     live = {
         group: {name: placed(tmp_path, f"{group}/{name}", array.nbytes) for name, array in part.items()}
         for group, part in large().items()

@@ -330,7 +330,7 @@ async def test_no_more_threads_work_on_what_came_than_there_are_processors(
 ) -> None:
     await save(store, 1, content)
     forget(file_of(store))
-    monkeypatch.setattr(gathering, "_processors", lambda: 1)
+    monkeypatch.setattr(gathering, "processors", lambda: 1)
     real = posix.preadv
     came = threading.Semaphore(0)
     working = most = 0
@@ -374,7 +374,7 @@ async def test_what_is_in_memory_is_read_by_as_many_threads_as_there_are_process
     """More would only take turns."""
     await save(store, 1, content)
     file_of(store).read_bytes()
-    monkeypatch.setattr(gathering, "_processors", lambda: 1)
+    monkeypatch.setattr(gathering, "processors", lambda: 1)
     ranges = [Slow(at, WHOLE, target=True) for at in range(0, 8 * WHOLE, WHOLE)]
     async with store.lease(1):
         await store.read_ranges(1, ranges)
@@ -392,7 +392,7 @@ async def test_threads_that_were_not_needed_end_with_those_that_failed(
 
     await save(store, 1, content)
     file_of(store).read_bytes()
-    monkeypatch.setattr(gathering, "_processors", lambda: 1)
+    monkeypatch.setattr(gathering, "processors", lambda: 1)
     ranges = [Failing(at, WHOLE, target=True) for at in range(0, 8 * WHOLE, WHOLE)]
     async with asyncio.timeout(30), store.lease(1):
         with pytest.raises(LookupError):
