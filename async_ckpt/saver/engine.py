@@ -72,7 +72,7 @@ class Engine:
         # As many threads as there are cores would now and then leave the step without one.
         beside = copy_threads or max(1, min(_COPY_THREADS, cores - 1))
         self._copier = Worker("async-ckpt-copy", threads=self._copy_threads)
-        self._digester = Worker("async-ckpt-digest", threads=self._copy_threads, nice=_BACKGROUND)
+        self._digester = Worker("async-ckpt-digest", threads=beside, nice=_BACKGROUND)
         self._filler = Worker("async-ckpt-fill", threads=beside, nice=_BACKGROUND)
         self._warmer = Worker("async-ckpt-warm", threads=self._copy_threads, nice=_BACKGROUND)
         self._memory = Memory(staging_bytes, self._release)

@@ -13,7 +13,6 @@ import pytest
 from async_ckpt.errors import SaveError
 from async_ckpt.saver import Saver, writing
 from async_ckpt.state import arrivals, copying, staging
-from async_ckpt.state.arrivals import Arrivals, ArrivingImage
 from async_ckpt.state.copying import Copier
 from async_ckpt.storage.memory import MemoryStore
 from async_ckpt.system.threads import Worker
@@ -175,19 +174,3 @@ async def test_a_change_under_the_copy_is_found_though_it_may_be_on_disk_already
             await saver.save(live, 1)
         assert await saver.checkpoints() == []
         await saver.save(live, 2)
-
-
-async def test_who_waits_for_what_never_comes_is_let_go() -> None:
-    found = Arrivals([3 * CHUNK, 0])
-    found.arrived(0, 0)
-    found.arrived(0, 2 * CHUNK)
-    assert found.wait(0, 0, CHUNK)
-    assert found.wait(0, 2 * CHUNK, 3 * CHUNK)
-    found.end()
-    assert not found.wait(0, 0, CHUNK + 1)
-    assert found.wait(1, 0, 0)
-    assert not found.wait_for_all()
-    found.arrived(0, CHUNK)
-    assert found.wait_for_all()
-    image = ArrivingImage(memoryview(bytes(3 * CHUNK)), found, 0, CHUNK)
-    assert [len(piece) for piece in image] == [CHUNK] * 3
