@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +14,7 @@ from benchmarks import states
 from benchmarks.processor import Counted
 from benchmarks.records import Job, Run
 from benchmarks.states import Arrays
+from benchmarks.systems.raw import CopyTo, DirectWrite
 from benchmarks.threads import Thread
 from benchmarks.training import Training
 
@@ -19,6 +22,8 @@ __all__ = ["measure"]
 
 SAVE_EVERY = 10
 CALIBRATIONS = 5
+LOSS = ("lost", "ran", "queued", "stood", "waited")
+OTHERS = ("same", "call", "wait", "step", "plain_call")
 
 
 class Steps:
@@ -59,40 +64,90 @@ class Steps:
         self.ended = time.perf_counter()
 
 
+class _Bare:
+    """The least that a save could do beside the steps: a thread copies everything, then one writes it."""
+
+    def __init__(self, directory: Path, state: Arrays) -> None:
+        self._directory = directory
+        self._copy, self._write = CopyTo(), DirectWrite()
+        self._systems = (self._copy, self._write)
+        self._worker = Thread("unlink")
+        for system in self._systems:
+            system.adopt(state)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self) -> None:
+        self._directory.mkdir()
+        for system in self._systems:
+            await system.open(self._directory)
+
+    def start(self) -> None:
+        self._tasks.append(asyncio.create_task(self._save(len(self._tasks)), name="bare"))
+
+    async def _save(self, number: int) -> None:
+        await self._copy.save(number)
+        await self._write.save(number)
+        await self._worker.call((self._directory / f"{number}.bin").unlink)
+
+    async def drain(self) -> None:
+        await asyncio.gather(*self._tasks)
+
+    async def close(self) -> None:
+        for system in self._systems:
+            await system.close()
+        self._worker.close()
+
+
 async def measure(job: Job, run: Run, directory: Path) -> None:
-    """Blocks of steps, by turns without saves and with a save every ten steps.
+    """Blocks of steps, by turns without saves, with a save every ten steps, without, and with a bare one.
 
     ``lost``: share of time, of each block that saves against the two beside it. ``same``: likewise of each
     block without saves against the one before it, which says what the machine does by itself. What ``lost``
     is made of, in the same shares: ``ran`` (the same arithmetic took longer on a processor), ``queued`` (it
     was ready and had none), ``stood`` (the arithmetic stood still for something else: the interpreter's lock,
-    or the disk), ``waited`` (at ``mutating()``); the rest is the boundaries. ``call``: seconds
+    or the disk), ``waited`` (at ``mutating()``); the rest is the boundaries. ``bare``, ``bare_ran`` and so
+    on: the same where the save is nothing but a bare copy and a bare loop of writes. ``call``: seconds
     from the end of the step's function to the end of the boundary that started a save. ``wait``: seconds
     ``mutating()`` waited, its largest within each block that saves. ``step``: of a step without saves.
     """
     worker = Thread("bench")
     state = await worker.call(states.build, states.spec(job.states[0]))
+    bare = await worker.call(_Bare, directory / "bare", state)
     count = int(job.numbers["steps"])
-    names = ("lost", "same", "ran", "queued", "stood", "waited", "call", "wait", "step", "plain_call")
-    values = run.values = {name: [] for name in names}
-    async with Training(directory, state, max_to_keep=1, staging="overlap") as training:
+    values = run.values = {name: [] for name in (*LOSS, *(f"bare_{name}" for name in LOSS), *OTHERS)}
+    where = directory / "saves"
+    async with Training(where, state, max_to_keep=1, staging="overlap") as training:
+        await bare.open()
         steps = Steps(training, state, job.numbers["step_secs"])
         await training.session.run(steps, mutates=False)
         await training.save()
-        before = await _block(training, steps, count, values["plain_call"], save_every=None)
-        for _ in range(job.repeats):
-            saving = await _block(training, steps, count, values["call"], save_every=SAVE_EVERY)
-            values["wait"].append(max(steps.waits))
+
+        def save() -> None:
+            training.due = True
+
+        async def plain() -> _Block:
+            return await _block(training, steps, count, values["plain_call"])
+
+        async def against(before: _Block, start: Callable[[], None], prefix: str) -> _Block:
+            """One block with saves and one without; notes what the saves cost."""
+            calls = values["call"] if start is save else []
+            with_saves = await _block(training, steps, count, calls, start)
+            if start is save:
+                values["wait"].append(max(steps.waits))
             await training.session.drain()
-            after = await _block(training, steps, count, values["plain_call"], save_every=None)
-            plain = (before.wall + after.wall) / 2
-            values["step"].append(plain / count)
-            values["lost"].append(saving.wall / plain - 1)
+            await bare.drain()
+            after = await plain()
+            values["step"].append((before.wall + after.wall) / 2 / count)
             values["same"].append(after.wall / before.wall - 1)
-            for name in ("ran", "queued", "stood", "waited"):
-                sides = (getattr(block, name) for block in (before, after))
-                values[name].append((getattr(saving, name) - sum(sides) / 2) / plain)
-            before = after
+            for name, share in with_saves.beyond(before, after).items():
+                values[prefix + name].append(share)
+            return after
+
+        before = await plain()
+        for _ in range(job.repeats):
+            before = await against(before, save, "")
+            before = await against(before, bare.start, "bare_")
+    await bare.close()
     run.values["durable"] = training.durable[1:]
     worker.close()
 
@@ -104,18 +159,31 @@ class _Block(NamedTuple):
     stood: float
     waited: float
 
+    def beyond(self, before: _Block, after: _Block) -> dict[str, float]:
+        """By what share it took longer than the mean of the two beside it, and where."""
+        plain = (before.wall + after.wall) / 2
+        return {
+            "lost" if name == "wall" else name: (mine - (one + other) / 2) / plain
+            for name, mine, one, other in zip(self._fields, self, before, after, strict=True)
+        }
+
 
 async def _block(
-    training: Training, steps: Steps, count: int, calls: list[float], *, save_every: int | None
+    training: Training,
+    steps: Steps,
+    count: int,
+    calls: list[float],
+    start: Callable[[], None] | None = None,
 ) -> _Block:
     steps.waits.clear()
     steps.computing.clear()
     began = time.perf_counter()
     for number in range(count):
-        saves = save_every is not None and number % save_every == 0
-        training.due = saves
+        starts = start is not None and number % SAVE_EVERY == 0
+        if start is not None and starts:
+            start()
         await training.session.run(steps, mutates=False)
-        if saves or save_every is None:
+        if starts or start is None:
             calls.append(time.perf_counter() - steps.ended)
     return _Block(
         time.perf_counter() - began,
