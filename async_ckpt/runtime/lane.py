@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import FunctionType, MethodType, TracebackType
 from typing import Any
 
-from async_ckpt.system.threads import TRIES, Outcome, Worker, succeeded
+from async_ckpt.system.threads import TRIES, Outcome, Worker, spend, succeeded
 
 __all__ = ["Inside", "Lane", "current_call", "is_coroutine_function", "running_code"]
 
@@ -142,9 +142,7 @@ class Lane:
                     return await call.outcome
                 except MemoryError:
                     # To leave before would be to leave the code alone with the turn of the next.
-                    tries -= 1
-                    if not tries:
-                        raise
+                    tries = spend(tries)
         finally:
             inside.active = False
             self._running = None

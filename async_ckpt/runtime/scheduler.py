@@ -14,7 +14,7 @@ from typing import Any
 from async_ckpt.core import protocol as p
 from async_ckpt.core.machine import Machine, SaveState
 from async_ckpt.runtime.runner import Attempt, SaveRunner
-from async_ckpt.system.threads import TRIES, insist, spawn
+from async_ckpt.system.threads import TRIES, insist, spawn, spend
 
 __all__ = ["Scheduler"]
 
@@ -111,9 +111,7 @@ class Scheduler:
                     break
             except MemoryError:
                 # To leave would be to close the boundary over a save that is being prepared.
-                tries -= 1
-                if not tries:
-                    raise
+                tries = spend(tries)
         self._places.pop(hook, None)
         if cancelled is not None:
             raise cancelled
@@ -150,9 +148,7 @@ class Scheduler:
                     self._round_over = asyncio.get_running_loop().create_future()
                 await asyncio.shield(self._round_over)
             except MemoryError:
-                tries -= 1
-                if not tries:
-                    raise
+                tries = spend(tries)
 
     async def finished(self, attempt: Attempt) -> None:
         """Wait until ``attempt`` is over, ``after_save`` included."""

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Literal
 
 from async_ckpt.errors import ProtocolError
-from async_ckpt.system.threads import TRIES, insist
+from async_ckpt.system.threads import TRIES, insist, spend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,9 +69,7 @@ class Gate:
                     woken = self._grant()
                 except MemoryError:
                     # Whoever waits would wait for ever.
-                    tries -= 1
-                    if not tries:
-                        raise
+                    tries = spend(tries)
         for other in woken:
             if other.wake is not None:
                 insist(other.wake)

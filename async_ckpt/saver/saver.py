@@ -33,7 +33,7 @@ from async_ckpt.storage.local import LocalStore
 from async_ckpt.storage.records import Report
 from async_ckpt.storage.store import Store
 from async_ckpt.system.clock import Clock, RealClock
-from async_ckpt.system.threads import TRIES, Worker, spawn
+from async_ckpt.system.threads import TRIES, Worker, spawn, spend
 
 __all__ = ["Saver"]
 
@@ -484,9 +484,7 @@ class Saver:
                     break
                 except MemoryError:
                     # The lock would stay with a process that may live for long.
-                    tries -= 1
-                    if not tries:
-                        raise
+                    tries = spend(tries)
         except Exception as error:  # noqa: BLE001 - raised by `aclose`, once
             self._unclosed = error
         finally:

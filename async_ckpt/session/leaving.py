@@ -14,7 +14,7 @@ from async_ckpt.core.standing import Exit, last_round, refusal
 from async_ckpt.errors import SessionStopped
 from async_ckpt.runtime.lane import Inside
 from async_ckpt.session.requests import refuse
-from async_ckpt.system.threads import TRIES, spawn
+from async_ckpt.system.threads import TRIES, spawn, spend
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -215,9 +215,7 @@ class _Watch:
             try:
                 await asyncio.wait([self._waiting])
             except MemoryError:
-                tries -= 1
-                if not tries:
-                    raise
+                tries = spend(tries)
         return not self._waiting.cancelled()
 
     def _arm(self, secs: float) -> None:

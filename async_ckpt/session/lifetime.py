@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from async_ckpt.errors import ProtocolError
 from async_ckpt.session.entering import enter
 from async_ckpt.session.leaving import leave
-from async_ckpt.system.threads import TRIES, finish, spawn
+from async_ckpt.system.threads import TRIES, finish, spawn, spend
 
 if TYPE_CHECKING:
     from async_ckpt.session.session import MonitoredTrainingSession
@@ -65,9 +65,7 @@ class Lifetime:
                     await self.close(error)
                 except MemoryError:
                     # Where it lacked for the call itself, what has begun has had no end yet.
-                    tries -= 1
-                    if not tries:
-                        raise
+                    tries = spend(tries)
             raise
 
     async def close(self, error: BaseException | None) -> None:
@@ -94,9 +92,7 @@ class Lifetime:
             except asyncio.CancelledError as cancellation:
                 cancelled = cancellation
             except MemoryError:
-                tries -= 1
-                if not tries:
-                    raise
+                tries = spend(tries)
                 continue
             self.state = "closed"
         if first:

@@ -25,7 +25,7 @@ from async_ckpt.session.stepping import Stepping, one_turn
 from async_ckpt.session.stopping import Stopping
 from async_ckpt.session.warm_up import WarmUp
 from async_ckpt.system.clock import Clock, RealClock
-from async_ckpt.system.threads import TRIES
+from async_ckpt.system.threads import TRIES, spend
 
 __all__ = ["MonitoredTrainingSession"]
 
@@ -120,9 +120,9 @@ class MonitoredTrainingSession:
             try:
                 await self._life.close(error)
             except MemoryError:
-                tries -= 1
-                if not tries or self._life.state == "closed":
+                if self._life.state == "closed":
                     raise
+                tries = spend(tries)
             else:
                 return
 

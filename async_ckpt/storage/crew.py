@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from async_ckpt.errors import ProtocolError
 from async_ckpt.storage.tally import Tally
-from async_ckpt.system.threads import TRIES, Outcome, Worker, see_through, spawn
+from async_ckpt.system.threads import TRIES, Outcome, Worker, see_through, spawn, spend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -216,9 +216,7 @@ class Crew:
                 if not asked[0]:
                     ask()  # the thread lacked memory before it came to that
             except MemoryError:
-                tries -= 1
-                if not tries:
-                    raise
+                tries = spend(tries)
             else:
                 return
 

@@ -20,13 +20,37 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
 
-__all__ = ["TRIES", "Outcome", "Worker", "capture", "finish", "insist", "see_through", "spawn", "succeeded"]
+__all__ = [
+    "TRIES",
+    "Outcome",
+    "Worker",
+    "capture",
+    "finish",
+    "insist",
+    "see_through",
+    "spawn",
+    "spend",
+    "succeeded",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 TRIES = 100
 """How often what must not be left out is tried where memory lacks for it."""
+
+
+def spend(tries: int) -> int:
+    """Give one less, where the lack of memory for a try is handled.
+
+    A number and not an object, for which memory may lack as well.
+
+    Raises:
+        MemoryError: The one that is being handled: that was the last try.
+    """
+    if tries <= 1:
+        raise  # noqa: PLE0704 - what is being handled where this is called
+    return tries - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +91,7 @@ def succeeded(value: T) -> Outcome[T]:
         try:
             return Outcome(value)
         except MemoryError:
-            tries -= 1
-            if not tries:
-                raise
+            tries = spend(tries)
 
 
 def insist(call: Callable[[], T]) -> T:
@@ -83,9 +105,7 @@ def insist(call: Callable[[], T]) -> T:
         try:
             return call()
         except MemoryError:
-            tries -= 1
-            if not tries:
-                raise
+            tries = spend(tries)
 
 
 def finish(awaitable: Awaitable[T]) -> Coroutine[Any, Any, T]:
@@ -114,9 +134,7 @@ async def see_through(start: Callable[P, asyncio.Future[T]], *args: P.args, **kw
             cancelled = error
         except MemoryError:
             # To leave would be to leave a thread alone with what it opens, locks or writes.
-            tries -= 1
-            if not tries:
-                raise
+            tries = spend(tries)
     if cancelled is not None:
         if not future.cancelled():
             future.exception()

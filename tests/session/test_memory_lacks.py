@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from typing import Any
 
@@ -136,3 +137,18 @@ def test_a_way_out_that_could_not_be_begun_is_begun_again(
     Lacking(monkeypatch, lifetime, "leave", lacking)
     assert life.live()
     life.judge()
+
+
+@pytest.mark.parametrize("name", ["wait", "shield"])
+def test_whichever_wait_lacks_memory_it_is_begun_again(name: str) -> None:
+    at = 0
+    while True:
+        at += 1
+        life = Life()
+        with pytest.MonkeyPatch.context() as patched:
+            waits = Lacking(patched, asyncio, name, [at, at + 1])
+            assert life.live()
+        life.judge()
+        if waits.calls < at:
+            break
+    assert at > 3

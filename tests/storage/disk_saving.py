@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import mmap
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,33 @@ if TYPE_CHECKING:
     from async_ckpt.storage.store import Store
 
 LARGE = (3 << 20) + 77
+
+
+class Failing:
+    """A call that fails at its ``at``-th use, before or after it has worked.
+
+    Args:
+        call: What works otherwise.
+        at: Counted from 1.
+        error: What is raised: the code of an ``OSError``, or a kind.
+        after: Whether the failing use works all the same.
+    """
+
+    def __init__(
+        self, call: Callable[..., object], at: int, error: int | type[BaseException], *, after: bool = False
+    ) -> None:
+        self.call, self.at, self.error, self.after = call, at, error, after
+        self.uses = 0
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        self.uses += 1
+        if self.uses != self.at:
+            return self.call(*args, **kwargs)
+        if self.after:
+            self.call(*args, **kwargs)
+        if isinstance(self.error, int):
+            raise OSError(self.error, os.strerror(self.error))
+        raise self.error
 
 
 def nothing(_: int) -> None:

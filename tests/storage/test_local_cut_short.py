@@ -9,26 +9,10 @@ import pytest
 
 from async_ckpt.storage import posix
 from async_ckpt.storage.local import LocalStore
-from tests.storage.disk_saving import load, names, save
+from tests.storage.disk_saving import Failing, load, names, save
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
-class CutShort:
-    """A system call that lacks memory at its ``at``-th use, before or after it has worked."""
-
-    def __init__(self, call: Callable[..., object], at: int, *, after: bool) -> None:
-        self.call, self.at, self.after = call, at, after
-        self.uses = 0
-
-    def __call__(self, *args: object) -> object:
-        self.uses += 1
-        if self.uses != self.at:
-            return self.call(*args)
-        if self.after:
-            self.call(*args)
-        raise MemoryError
+    pass
 
 
 @pytest.mark.asyncio
@@ -38,7 +22,7 @@ async def test_an_exchange_that_is_cut_short_keeps_both_or_the_old_one(
 ) -> None:
     await save(store, 2, b"old")
     with monkeypatch.context() as patched:
-        patched.setattr(posix, "exchange", CutShort(posix.exchange, 1, after=after))
+        patched.setattr(posix, "exchange", Failing(posix.exchange, 1, MemoryError, after=after))
         with pytest.raises(MemoryError):
             await save(store, 2, b"new")
     assert await load(store, 2) == (b"new" if after else b"old")
@@ -59,7 +43,7 @@ async def test_the_long_way_cut_short_puts_the_old_one_back_unless_there_is_the_
     await save(store, 2, b"old")
     monkeypatch.setattr(posix, "exchange", lambda *_: False)
     with monkeypatch.context() as patched:
-        patched.setattr(posix, "rename", CutShort(posix.rename, at, after=after))
+        patched.setattr(posix, "rename", Failing(posix.rename, at, MemoryError, after=after))
         with pytest.raises(MemoryError):
             await save(store, 2, b"new")
     assert await load(store, 2) == (b"new" if (at, after) == (2, True) else b"old")
@@ -70,7 +54,7 @@ async def test_the_long_way_cut_short_puts_the_old_one_back_unless_there_is_the_
 async def test_an_attempt_that_lacked_memory_at_its_first_line_leaves_no_directory(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(posix, "open_directory", CutShort(posix.open_directory, 1, after=False))
+    monkeypatch.setattr(posix, "open_directory", Failing(posix.open_directory, 1, MemoryError))
     with pytest.raises(MemoryError):
         await store.begin(1)
     assert names(store.location) == [".lock"]

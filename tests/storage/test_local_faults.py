@@ -15,26 +15,10 @@ import pytest
 from async_ckpt.errors import ProtocolError, RestoreError, SaveError
 from async_ckpt.storage import bulk, posix
 from async_ckpt.storage.local import LocalStore
-from tests.storage.disk_saving import LARGE, aligned, load, names, never, nothing, put, save
+from tests.storage.disk_saving import LARGE, Failing, aligned, load, names, never, nothing, put, save
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
-class Failing:
-    """A system call that fails at its ``at``-th use, before or after it has worked."""
-
-    def __init__(self, call: Callable[..., object], at: int, code: int, *, after: bool = False) -> None:
-        self.call, self.at, self.code, self.after = call, at, code, after
-        self.uses = 0
-
-    def __call__(self, *args: object) -> object:
-        self.uses += 1
-        if self.uses != self.at:
-            return self.call(*args)
-        if self.after:
-            self.call(*args)
-        raise OSError(self.code, os.strerror(self.code))
+    pass
 
 
 @pytest.mark.asyncio

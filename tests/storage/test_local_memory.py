@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,7 @@ import pytest_asyncio
 from async_ckpt.storage import local, posix, writing
 from async_ckpt.storage.journal import Journal
 from async_ckpt.storage.local import LocalStore
-from tests.storage.disk_saving import load, save
-
-
-class LacksOnce:
-    """A call for which memory lacks the first time."""
-
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self.call, self.lacked = call, False
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.lacked:
-            self.lacked = True
-            raise MemoryError
-        return self.call(*args, **kwargs)
+from tests.storage.disk_saving import Failing, load, save
 
 
 @pytest_asyncio.fixture
@@ -41,7 +28,7 @@ async def test_an_opening_that_lacked_memory_at_its_end_holds_no_lock(
     tmp_path: Path, other: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = LocalStore(tmp_path / "runs")
-    monkeypatch.setattr(local, "Journal", LacksOnce(Journal))
+    monkeypatch.setattr(local, "Journal", Failing(Journal, 1, MemoryError))
     with pytest.raises(MemoryError):
         await store.open()
     await other.open()
@@ -55,7 +42,7 @@ async def test_what_was_taken_and_could_not_be_told_is_given_back(
     tmp_path: Path, other: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = LocalStore(tmp_path / "runs")
-    call, undone = store._crew.call, LacksOnce(lambda: None)
+    call, undone = store._crew.call, Failing(lambda: None, 1, MemoryError)
 
     async def cut_short(*args: Any, **kwargs: Any) -> Any:
         told = await call(*args, **kwargs)
@@ -79,14 +66,14 @@ async def test_a_store_whose_closing_lacks_memory_is_closed_then_or_by_closing_i
     await store.begin(1)
     match lacking:
         case "dismiss":
-            monkeypatch.setattr(store._crew, "dismiss", LacksOnce(store._crew.dismiss))
+            monkeypatch.setattr(store._crew, "dismiss", Failing(store._crew.dismiss, 1, MemoryError))
             with pytest.raises(MemoryError):
                 await store.aclose()
             assert store.is_open
         case "discard":
-            monkeypatch.setattr(writing, "discard", LacksOnce(writing.discard))
+            monkeypatch.setattr(writing, "discard", Failing(writing.discard, 1, MemoryError))
         case _:
-            monkeypatch.setattr(posix, "close_quietly", LacksOnce(posix.close_quietly))
+            monkeypatch.setattr(posix, "close_quietly", Failing(posix.close_quietly, 1, MemoryError))
     await store.aclose()
     await other.open()
 
@@ -97,6 +84,6 @@ async def test_a_call_that_the_thread_never_came_to_does_not_keep_the_lock(
 ) -> None:
     store = LocalStore(tmp_path / "runs")
     await store.open()
-    monkeypatch.setattr(store._crew, "_counted", LacksOnce(store._crew._counted))
+    monkeypatch.setattr(store._crew, "_counted", Failing(store._crew._counted, 1, MemoryError))
     await store.aclose()
     await other.open()

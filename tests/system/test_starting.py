@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from async_ckpt.system import threads
-from async_ckpt.system.threads import Worker, insist, see_through, spawn
+from async_ckpt.system.threads import Worker, insist, see_through, spawn, spend
 
 
 class LacksMemory:
@@ -73,3 +73,16 @@ def test_what_must_not_be_left_out_is_tried_again_but_not_for_ever() -> None:
     with pytest.raises(MemoryError):
         insist(lambda: call(10**6))
     assert len(tries) == threads.TRIES
+
+
+def test_the_error_of_the_last_try_leaves() -> None:
+    tries, lacked = 3, list[MemoryError]()
+    with pytest.raises(MemoryError) as caught:
+        while True:
+            try:
+                lacked.append(MemoryError())
+                raise lacked[-1]
+            except MemoryError:
+                tries = spend(tries)
+    assert len(lacked) == 3
+    assert caught.value is lacked[-1]
