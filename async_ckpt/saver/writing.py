@@ -19,7 +19,7 @@ from async_ckpt.state.jax_arrays import Donations
 from async_ckpt.state.staging import stage
 from async_ckpt.storage.manifest import digest
 from async_ckpt.storage.names import MANIFEST, step_name
-from async_ckpt.system.threads import Outcome, finish, spawn
+from async_ckpt.system.threads import Outcome, finish, insist, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -263,13 +263,15 @@ class Writer:
         return digests
 
     async def _copy_beside(self, job: Job, staged: Staged, arrivals: Arrivals, stop: Stop) -> Outcome[None]:
+        end = arrivals.end  # looked up before, for memory may lack behind the copy
         try:
             await self._copy(job, staged, arrivals)
         except BaseException as error:  # noqa: BLE001 - raised by whoever waits for the outcome
             stop.now = True
             return Outcome(error=error)
         finally:
-            arrivals.end()
+            # The threads that write would wait for ever.
+            insist(end)
         return Outcome()
 
     async def _bring(

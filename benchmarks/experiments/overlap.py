@@ -65,7 +65,10 @@ class Steps:
 
 
 class _Bare:
-    """The least that a save could do beside the steps: a thread copies everything, then one writes it."""
+    """About the least that a save could do beside the steps: a thread copies everything, then one writes it.
+
+    At the usual priority, where ours gives way, and with one thread however many processors there are.
+    """
 
     def __init__(self, directory: Path, state: Arrays) -> None:
         self._directory = directory

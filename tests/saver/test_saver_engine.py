@@ -318,16 +318,16 @@ async def test_beside_a_large_copy_the_loop_starts_no_thread_that_copies_digests
 
 
 @pytest.mark.parametrize(
-    ("cores", "asked", "staging", "threads"),
+    ("cores", "asked", "staging", "copying", "digesting"),
     [
-        (1, None, "copy", 1),
-        (1, None, "overlap", 1),
-        (2, None, "copy", 2),
-        (2, None, "overlap", 1),
-        (4, None, "overlap", 3),
-        (32, None, "copy", 4),
-        (32, None, "overlap", 4),
-        (2, 2, "overlap", 2),
+        (1, None, "copy", 1, 1),
+        (1, None, "overlap", 1, 1),
+        (2, None, "copy", 2, 1),
+        (2, None, "overlap", 1, 1),
+        (4, None, "overlap", 3, 3),
+        (32, None, "copy", 4, 4),
+        (32, None, "overlap", 4, 4),
+        (2, 2, "overlap", 2, 2),
     ],
 )
 async def test_beside_a_step_that_computes_a_core_is_left_to_it(
@@ -336,7 +336,8 @@ async def test_beside_a_step_that_computes_a_core_is_left_to_it(
     cores: int,
     asked: int | None,
     staging: Literal["copy", "overlap"],
-    threads: int,
+    copying: int,
+    digesting: int,
 ) -> None:
     started: list[str] = []
     start = threading.Thread.start
@@ -349,5 +350,6 @@ async def test_beside_a_step_that_computes_a_core_is_left_to_it(
     monkeypatch.setattr(engine_module, "processors", lambda: cores)
     async with Engine(copy_threads=asked) as engine, Saver(tmp_path, engine=engine, staging=staging) as saver:
         await saver.save(state(1.0, mib=65), 1)
-    name = "async-ckpt-copy" if staging == "copy" else "async-ckpt-fill"
-    assert len({each for each in started if each.startswith(name)}) == threads
+    copier = "async-ckpt-copy" if staging == "copy" else "async-ckpt-fill"
+    assert len({name for name in started if name.startswith(copier)}) == copying
+    assert len({name for name in started if name.startswith("async-ckpt-digest")}) == digesting

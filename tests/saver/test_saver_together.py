@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from async_ckpt.errors import SaveError
-from async_ckpt.saver import Saver, writing
+from async_ckpt.saver import Engine, Saver, writing
 from async_ckpt.state import arrivals, copying, staging
 from async_ckpt.state.copying import Copier
 from async_ckpt.storage.memory import MemoryStore
@@ -121,7 +121,7 @@ async def test_the_file_that_failed_first_is_the_cause_although_its_digest_ends_
     memory: MemoryStore, faults: Faults, thread: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faults.fail("write", OSError(errno.ENOSPC, "No space left on device"), "a-00001-of-00001.safetensors")
-    digest, others, go = staging.digest_image, threading.Semaphore(0), threading.Event()
+    digest, later, go = staging.digest_image, threading.Event(), threading.Event()
 
     def last(file: Any, image: Any, **rest: Any) -> Any:
         if file.name.startswith("a-"):
@@ -130,12 +130,14 @@ async def test_the_file_that_failed_first_is_the_cause_although_its_digest_ends_
         try:
             return digest(file, image, **rest)
         finally:
-            others.release()
+            if file.name.startswith("b-"):
+                later.set()
 
     monkeypatch.setattr("async_ckpt.saver.files.digest_image", last)
-    async with Saver(memory) as saver:
+    # One thread for the digest that is held, and one for those that overtake it.
+    async with Engine(copy_threads=2) as engine, Saver(memory, engine=engine) as saver:
         pending = saver.start_save(state(), 1)
-        await thread.call(others.acquire)
+        assert await thread.call(later.wait, 30)
         for _ in range(50):
             await asyncio.sleep(0)
         go.set()

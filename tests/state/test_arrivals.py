@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -92,6 +93,31 @@ def test_the_end_lets_go_who_waits_for_what_will_not_come() -> None:
     found.end()
     assert [result() for result in waiting] == [False, True]
     assert everything() is False
+
+
+class Late(Arrivals):
+    """Something happens just after somebody has looked for the first time, and has not found all."""
+
+    def __init__(self, sizes: list[int], then: Callable[[Arrivals], None]) -> None:
+        super().__init__(sizes)
+        self._then: Callable[[Arrivals], None] | None = then
+
+    def _has(self, file: int, wanted: Any) -> bool:
+        found, then, self._then = super()._has(file, wanted), self._then, None
+        if then is not None:
+            then(self)
+        return found
+
+
+def test_what_comes_while_somebody_looks_is_not_missed() -> None:
+    found = Late([2 * CHUNK], lambda arrivals: arrivals.arrived(0, CHUNK))
+    found.arrived(0, 0)
+    assert in_thread(lambda: found.wait(0, 0, 2 * CHUNK))() is True
+
+
+def test_the_end_while_somebody_looks_is_not_missed() -> None:
+    found = Late([2 * CHUNK], lambda arrivals: arrivals.end())
+    assert in_thread(lambda: found.wait(0, 0, 2 * CHUNK))() is False
 
 
 def test_who_comes_late_does_not_wait() -> None:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from async_ckpt.storage import posix
 from async_ckpt.storage.local import LocalStore
 from tests.storage.disk_saving import Failing, load, names, save
-
-if TYPE_CHECKING:
-    pass
 
 
 @pytest.mark.asyncio

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,9 +15,6 @@ from async_ckpt.errors import ProtocolError, RestoreError, SaveError
 from async_ckpt.storage import bulk, posix
 from async_ckpt.storage.local import LocalStore
 from tests.storage.disk_saving import LARGE, Failing, aligned, load, names, never, nothing, put, save
-
-if TYPE_CHECKING:
-    pass
 
 
 @pytest.mark.asyncio
