@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from async_ckpt import events
@@ -18,7 +19,7 @@ from async_ckpt.runtime.host import Host
 from async_ckpt.runtime.lane import Inside
 from async_ckpt.saver import Restored
 from async_ckpt.state.plain import decode_plain, encode_plain
-from async_ckpt.system.threads import Outcome
+from async_ckpt.system.threads import Outcome, insist
 
 __all__ = ["Callbacks", "PhaseFailedError", "load_hooks"]
 
@@ -68,16 +69,17 @@ class Callbacks:
             ListenerError: One of them failed (``on_listener_error="raise"``).
             KeyboardInterrupt, SystemExit: As one of them raised it.
         """
+        take_back = self._begun.pop
         for entry in self._registrations:
             self._begun.append(entry)  # before, for it is owed an end, and memory may lack behind the call
             try:
                 outcome = await self._call(entry, "begin", None)
             except BaseException:
-                self._begun.pop()
+                insist(take_back)
                 raise
             if outcome is None or outcome.error is None:
                 continue
-            self._begun.pop()
+            insist(take_back)
             if self._ends_phase(entry.listener, "begin", None, outcome.error):
                 raise _leaving(entry.listener, "begin", None, outcome.error)
 
@@ -144,10 +146,12 @@ class Callbacks:
         """
         step = self._host.global_step
         failures: list[ListenerFailure] = []
+        # A list that gets shorter may ask for memory, and who is still on it is called again.
+        called = partial(self._begun.pop, 0)
         while self._begun:
             entry = self._begun[0]
             outcome = await self._call(entry, "end", step, self._host.facade, step)
-            self._begun.pop(0)
+            insist(called)
             if outcome is not None and outcome.error is not None:
                 failures.append(ListenerFailure(entry.listener, "end", step, outcome.error))
         self._note(failures)

@@ -42,17 +42,18 @@ class Gate:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._places: list[Place] = []
+        # In their order; a list that gets shorter may ask for memory, and what is given up would stay.
+        self._places: dict[Place, None] = {}
 
     def take(self, kind: Kind) -> Place:
         """Take a place at the end; it is granted at once if nobody of the other kind is in the queue."""
         place = Place(kind)
         with self._lock:
-            self._places.append(place)
+            self._places[place] = None
             try:
                 self._grant()
             except BaseException:
-                self._places.remove(place)
+                del self._places[place]
                 raise
         return place
 
@@ -61,7 +62,7 @@ class Gate:
         with self._lock:
             if place not in self._places:
                 return
-            self._places.remove(place)
+            del self._places[place]
             tries = TRIES
             woken: list[Place] | None = None
             while woken is None:
@@ -130,8 +131,10 @@ class Gate:
     def _grant(self) -> list[Place]:
         """Grant what has nobody of the other kind before it; returns whom to wake."""
         granted: list[Place] = []
+        first: Place | None = None
         for place in self._places:
-            if place.kind != self._places[0].kind:
+            first = first or place
+            if place.kind != first.kind:
                 break
             if not place.granted:
                 granted.append(place)

@@ -44,7 +44,8 @@ class Memory:
         self.budget = budget
         self._release = release
         self._idle: list[tuple[Arena, object]] = []
-        self._loans: list[Loan] = []
+        # A list that gets shorter may ask for memory, and what is given back would stay lent.
+        self._loans: dict[Loan, None] = {}
         self._waiters: deque[_Waiter] = deque()
         self._closed = False
 
@@ -106,7 +107,7 @@ class Memory:
         """End a loan. A second time does nothing."""
         if loan not in self._loans:
             return
-        self._loans.remove(loan)
+        del self._loans[loan]
         if self._closed:
             loan.arena.close()
             return
@@ -153,7 +154,7 @@ class Memory:
             arena = Arena()
             arena.reserve(nbytes if self.budget is None else _whole(nbytes, self.budget))
         loan = Loan(arena, owner)
-        self._loans.append(loan)
+        self._loans[loan] = None
         return loan
 
     def _take_idle(self, nbytes: int, owner: object) -> Arena | None:

@@ -10,6 +10,7 @@ import pytest
 
 from async_ckpt import CheckpointSaverHook, MonitoredTrainingSession, SaveError, Saver, events
 from async_ckpt.core.machine import Machine
+from async_ckpt.runtime.callbacks import Callbacks
 from async_ckpt.runtime.lane import _Call
 from async_ckpt.session import lifetime
 from async_ckpt.session.host import SessionHost
@@ -135,6 +136,32 @@ def test_a_way_out_that_could_not_be_begun_is_begun_again(
 ) -> None:
     life = Life()
     Lacking(monkeypatch, lifetime, "leave", lacking)
+    assert life.live()
+    life.judge()
+
+
+class Sticky(list[Any]):
+    """A list that lacks memory whenever it gets shorter, at the first try."""
+
+    lacked = False
+
+    def pop(self, *at: Any) -> Any:
+        self.lacked = not self.lacked
+        if self.lacked:
+            raise MemoryError
+        return super().pop(*at)
+
+
+def test_who_was_called_is_not_called_again_because_a_list_could_not_get_shorter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    life, made = Life(), Callbacks.__init__
+
+    def make(callbacks: Callbacks, *args: Any, **kwargs: Any) -> None:
+        made(callbacks, *args, **kwargs)
+        callbacks._begun = Sticky(callbacks._begun)
+
+    monkeypatch.setattr(Callbacks, "__init__", make)
     assert life.live()
     life.judge()
 
