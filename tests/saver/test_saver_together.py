@@ -145,6 +145,24 @@ async def test_the_file_that_failed_first_is_the_cause_although_its_digest_ends_
             await pending
 
 
+async def test_who_waits_for_the_copy_hears_of_its_end_though_memory_lacked_for_that(
+    memory: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, lacked = arrivals.Arrivals.end, list[bool]()
+
+    def ends(self: arrivals.Arrivals) -> None:
+        if not lacked:
+            lacked.append(True)
+            raise MemoryError
+        end(self)
+
+    monkeypatch.setattr(arrivals.Arrivals, "end", ends)
+    async with Saver(memory) as saver:
+        await saver.save(state(), 1)
+        assert_same((await saver.restore()).state, state())
+    assert lacked
+
+
 async def test_a_save_cancelled_while_it_is_copied_leaves_nothing(
     memory: MemoryStore, thread: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
