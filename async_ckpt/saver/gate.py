@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Literal
 
 from async_ckpt.errors import ProtocolError
-from async_ckpt.system.threads import TRIES, insist, spend
+from async_ckpt.system.threads import insist
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,18 +59,13 @@ class Gate:
 
     def leave(self, place: Place) -> None:
         """Give a place up, whether or not it was granted. A second time does nothing."""
+        grant = self._grant  # looked up before, for memory may lack once the place is given up
         with self._lock:
             if place not in self._places:
                 return
             del self._places[place]
-            tries = TRIES
-            woken: list[Place] | None = None
-            while woken is None:
-                try:
-                    woken = self._grant()
-                except MemoryError:
-                    # Whoever waits would wait for ever.
-                    tries = spend(tries)
+            # Whoever waits would wait for ever.
+            woken = insist(grant)
         for other in woken:
             if other.wake is not None:
                 insist(other.wake)
