@@ -108,8 +108,8 @@ async def measure(job: Job, run: Run, directory: Path) -> None:
     block without saves against the one before it, which says what the machine does by itself. What ``lost``
     is made of, in the same shares: ``ran`` (the same arithmetic took longer on a processor), ``queued`` (it
     was ready and had none), ``stood`` (the arithmetic stood still for something else: the interpreter's lock,
-    or the disk), ``waited`` (at ``mutating()``); the rest is the boundaries. ``bare``, ``bare_ran`` and so
-    on: the same where the save is nothing but a bare copy and a bare loop of writes. ``call``: seconds
+    or the disk), ``waited`` (at ``mutating()``); the rest is the boundaries. ``bare_lost``, ``bare_ran`` and
+    so on: the same where the save is nothing but a bare copy and a bare loop of writes. ``call``: seconds
     from the end of the step's function to the end of the boundary that started a save. ``wait``: seconds
     ``mutating()`` waited, its largest within each block that saves. ``step``: of a step without saves.
     """
